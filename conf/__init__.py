@@ -1,0 +1,1 @@
+"""Hydra values: one folder per group, mirrored by the dataclasses in `bathyscope.config`."""

@@ -1,0 +1,213 @@
+"""TopK encode: pre-activations, ReLU and the exact k largest per row, with a sparse backward.
+
+Flow: rows x [rows, d] and the encoder [latents, d] go in; values and indices [rows, k] come out.
+The [rows, latents] pre-activations exist only a block at a time ("Scaling and evaluating sparse
+autoencoders", Gao et al. 2024, arXiv:2406.04093, equation 3).
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bathyscope_kernels.dispatch import gather_sum, scatter_sum
+from bathyscope_kernels.select import best_of_block, finish, group_count, merge
+from bathyscope_kernels.workspace import WORKSPACE_BYTES, accumulate_dtype, blocks
+
+# On the reference CPU (AVX2, 32 MB of L3) blocks of 512 rows and 8192 latents make the matmul
+# quicker than one call for all rows, and the scores are still in the cache when they are selected.
+_MAX_ROWS = 512
+_MAX_LATENTS = 8192
+
+
+class Encoded(NamedTuple):
+    """The active latents of each row, ordered by value descending, then by index."""
+
+    values: Tensor
+    """[rows, k] float32 (float64 from float64 inputs); 0 past the count. Carries gradient."""
+    indices: Tensor
+    """[rows, k] int32; 0 past the count."""
+    count: Tensor
+    """[rows] int32: how many entries are above zero. A NaN counts as one."""
+
+
+def topk_encode(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    k: int,
+    *,
+    workspace_bytes: int = WORKSPACE_BYTES,
+) -> Encoded:
+    """Return the k largest of relu(x @ W_enc^T + b_enc) per row.
+
+    x [rows, d], W_enc [latents, d] and b_enc [latents] are float32, bfloat16 or float16 in any
+    mix, accumulated in float32; or all float64. Selection is exact on the accumulated scores: of
+    equal scores the smaller index wins, and NaN counts as largest and stays in the values.
+
+    Gradients flow from the values to x, W_enc and b_enc, each only if it asks for one, as in
+    dense autograd: S^T x for W_enc, where S holds the gradient of the values at their places.
+
+    At most `workspace_bytes` of temporaries are alive at a time, beside lists of rows * k
+    entries. Raises ValueError for shapes, dtypes or devices that do not fit together, and for k
+    outside 1 .. latents.
+    """
+    check_encoder(x, W_enc, b_enc)
+    if not 1 <= k <= W_enc.shape[0]:
+        raise ValueError(
+            f"topk_encode got k = {k}, wanted 1 <= k <= {W_enc.shape[0]}, the number of latents"
+        )
+    return encode(x, W_enc, b_enc, None, k, workspace_bytes)
+
+
+def check_encoder(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> None:
+    """Raise ValueError unless the three tensors belong together."""
+    if x.ndim != 2 or W_enc.ndim != 2 or b_enc.ndim != 1:
+        raise ValueError(
+            f"got x {list(x.shape)}, W_enc {list(W_enc.shape)}, b_enc {list(b_enc.shape)}; wanted "
+            "x [rows, d], W_enc [latents, d], b_enc [latents]; flatten leading axes of x first"
+        )
+    if x.shape[1] != W_enc.shape[1] or W_enc.shape[0] != b_enc.shape[0]:
+        raise ValueError(
+            f"got x {list(x.shape)}, W_enc {list(W_enc.shape)}, b_enc {list(b_enc.shape)}; wanted "
+            "one d in x and W_enc and one number of latents in W_enc and b_enc; rows of W_enc "
+            "are latents, transpose it if they are not"
+        )
+    if not x.device == W_enc.device == b_enc.device:
+        raise ValueError(
+            f"got x on {x.device}, W_enc on {W_enc.device}, b_enc on {b_enc.device}; wanted one "
+            "device; move them with .to(device)"
+        )
+    accumulate_dtype(x=x, W_enc=W_enc, b_enc=b_enc)
+
+
+def encode(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    subset: Tensor | None,
+    k: int,
+    workspace_bytes: int,
+) -> Encoded:
+    """Encode among the latents of `subset` (all if None), inputs already checked."""
+    return Encoded(*_Encode.apply(x, W_enc, b_enc, subset, k, workspace_bytes))
+
+
+class _Encode(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        W_enc: Tensor,
+        b_enc: Tensor,
+        subset: Tensor | None,
+        k: int,
+        workspace_bytes: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        encoded = _select(x, W_enc, b_enc, subset, k, workspace_bytes)
+        ctx.save_for_backward(x, W_enc, b_enc, subset, *encoded[:2])
+        ctx.workspace_bytes = workspace_bytes
+        ctx.mark_non_differentiable(*encoded[1:])
+        return encoded
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_values: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, W_enc, b_enc, subset, values, indices = ctx.saved_tensors
+        # The ReLU's mask: a NaN lets its gradient through, as in torch.relu.
+        grad = grad_values.masked_fill(values <= 0, 0)
+        workspace_bytes = ctx.workspace_bytes
+        grad_x, grad_W, grad_b = None, None, None
+        if ctx.needs_input_grad[0]:
+            grad_x = gather_sum(
+                grad, indices, matrix=W_enc, subset=subset, workspace_bytes=workspace_bytes
+            ).to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            grad_W = scatter_sum(
+                grad,
+                indices,
+                vectors=x,
+                num_latents=W_enc.shape[0],
+                subset=subset,
+                workspace_bytes=workspace_bytes,
+                out_dtype=W_enc.dtype,
+            )
+        if ctx.needs_input_grad[2]:
+            latents = indices.reshape(-1).to(torch.int64)
+            if subset is not None:
+                latents = subset[latents]
+            sums = grad.new_zeros(b_enc.shape)
+            grad_b = sums.index_add_(0, latents, grad.reshape(-1)).to(b_enc.dtype)
+        return grad_x, grad_W, grad_b, None, None, None
+
+
+def _select(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    subset: Tensor | None,
+    k: int,
+    workspace_bytes: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = accumulate_dtype(x=x, W_enc=W_enc, b_enc=b_enc)
+    num_latents = W_enc.shape[0] if subset is None else subset.numel()
+    copies_W = subset is not None or W_enc.dtype != dtype
+    width = _latents_per_block(num_latents, W_enc.shape[1] if copies_W else 0, workspace_bytes)
+    group_size = group_count(width, min(k, width))
+    padded = -(-width // group_size) * group_size
+    # What is left when a copy of a block of W_enc stands: half of the workspace or more.
+    per_row = _bytes_per_row(padded, k, group_size) + dtype.itemsize * x.shape[1]
+    num_rows = max(1, min(_MAX_ROWS, x.shape[0], workspace_bytes // 2 // per_row))
+
+    values = x.new_empty(x.shape[0], k, dtype=dtype)
+    indices = torch.empty(x.shape[0], k, dtype=torch.int32, device=x.device)
+    count = torch.empty(x.shape[0], dtype=torch.int32, device=x.device)
+    scores = x.new_empty(num_rows, padded, dtype=dtype)
+    for rows in blocks(x.shape[0], num_rows):
+        rows_x = x[rows].to(dtype)
+        best: tuple[Tensor, Tensor] | None = None
+        for latents, block_W, block_b in _encoder_blocks(W_enc, b_enc, subset, width, dtype):
+            filled = scores[: rows_x.shape[0]]
+            num_block = latents.stop - latents.start
+            filled[:, num_block:] = -torch.inf
+            torch.addmm(block_b, rows_x, block_W.T, out=filled[:, :num_block])
+            found = best_of_block(
+                filled,
+                num_latents=num_block,
+                k=min(k, num_block),
+                group_size=group_size,
+                workspace_bytes=workspace_bytes // 4,
+            )
+            found = (found[0], found[1] + latents.start)
+            best = found if best is None else merge(best, found, k)
+        assert best is not None
+        values[rows], indices[rows], count[rows] = finish(*best)
+    return values, indices, count
+
+
+def _encoder_blocks(
+    W_enc: Tensor, b_enc: Tensor, subset: Tensor | None, width: int, dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    num_latents = W_enc.shape[0] if subset is None else subset.numel()
+    for latents in blocks(num_latents, width):
+        if subset is None:
+            block_W, block_b = W_enc[latents], b_enc[latents]
+        else:
+            block_W, block_b = W_enc[subset[latents]], b_enc[subset[latents]]
+        yield latents, block_W.to(dtype), block_b.to(dtype)
+
+
+def _latents_per_block(num_latents: int, copied_columns: int, workspace_bytes: int) -> int:
+    """Return how many latents to score at once: equal blocks within a quarter of the workspace."""
+    # A score or a copied weight takes 8 bytes at most, a copy 16 while it is being converted;
+    # 64 scores per latent leave room for 64 rows or more.
+    fitting = workspace_bytes // 4 // (8 * max(64, 2 * copied_columns))
+    width = max(1, min(num_latents, _MAX_LATENTS, fitting))
+    return -(-num_latents // -(-num_latents // width))
+
+
+def _bytes_per_row(padded: int, k: int, group_size: int) -> int:
+    """Return an upper bound of the workspace per row: scores, candidates, keys of the best."""
+    candidates = group_size * (k + 1) if group_size > 1 else padded
+    return 8 * (padded + padded // group_size) + 24 * candidates + 96 * (k + 1)

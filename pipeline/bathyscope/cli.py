@@ -1,0 +1,154 @@
+"""The command line: compose, validate, call one command. The only file that imports Hydra."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bathyscope.command_help import all_commands, one_command
+from bathyscope.config import Config, setting_names, validate
+from bathyscope.errors import BathyscopeError, ConfigError
+
+INTERRUPTED = 130
+FAILED = 2
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `bathyscope`. Exits with 0, 2 for an error that is explained, 130 for ^C."""
+    sys.exit(run_command(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run_command(argv: list[str]) -> int:
+    """Run one command and return its exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return _dispatch(argv)
+    except BathyscopeError as error:
+        _say(f"{type(error).__name__}: {error}", to=sys.stderr)
+        if os.environ.get("BATHYSCOPE_DEBUG"):
+            raise
+        return FAILED
+    except KeyboardInterrupt:
+        _say("Interrupted. Finished units are kept: the same command goes on.", to=sys.stderr)
+        return INTERRUPTED
+
+
+def compose(overrides: Sequence[str], *, config_dir: str | None = None) -> tuple[Config, DictConfig]:
+    """The validated configuration, and the same as Hydra composed it.
+
+    Raises `ConfigError` with near matches for an unknown key, group or choice.
+    """
+    import hydra
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    ConfigStore.instance().store(name="schema", node=Config)
+    GlobalHydra.instance().clear()
+    extra = [f"hydra.searchpath=[file://{os.path.abspath(config_dir)}]"] if config_dir else []
+    try:
+        with hydra.initialize_config_module("bathyscope.conf", version_base="1.3"):
+            found = hydra.compose("config", overrides=[*overrides, *extra])
+        config: Any = OmegaConf.to_object(found)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error, overrides)) from error
+    validate(config)
+    return config, found
+
+
+def _dispatch(argv: list[str]) -> int:
+    options = [word for word in argv if word.startswith("-")]
+    words = [word for word in argv if not word.startswith("-")]
+    if "--version" in options:
+        from bathyscope import __version__
+
+        _say(__version__)
+        return 0
+    if not words:
+        _say(all_commands())
+        return 0 if options in ([], ["--help"], ["-h"]) else _unknown_option(options)
+    command, overrides = words[0], words[1:]
+    if "--help" in options or "-h" in options:
+        _say(one_command(command))
+        return 0
+    config_dir = _config_dir(options)
+    one_command(command)
+    config, resolved = compose(overrides, config_dir=config_dir)
+    if "--cfg" in options:
+        _say(OmegaConf.to_yaml(resolved).rstrip())
+        return 0
+    return _call(command, config, resolved, overrides)
+
+
+def _call(command: str, config: Config, resolved: DictConfig, overrides: list[str]) -> int:
+    # Imported here: `--help` and `--cfg` answer without torch.
+    from bathyscope.commands import run as runs
+
+    if command == "plan":
+        from bathyscope.commands.plan import plan
+
+        _say("\n".join(plan(config)["lines"]))
+        return 0
+    stages = runs.STAGES if command == "run" else (command,)
+    runs.run(
+        config,
+        stages=stages,
+        resolved=OmegaConf.to_container(resolved, resolve=True),
+        overrides=overrides,
+        command=command,
+    )
+    if command in ("run", "evaluate", "report"):
+        _say(runs.summary(config))
+    return 0
+
+
+def _config_dir(options: list[str]) -> str | None:
+    known = ("--help", "-h", "--cfg", "--version")
+    found = None
+    for option in options:
+        if option.startswith("--config-dir="):
+            found = option.partition("=")[2]
+        elif option not in known:
+            _unknown_option([option])
+    return found
+
+
+def _unknown_option(options: list[str]) -> int:
+    raise ConfigError(
+        f"Unknown option {' '.join(options)}. Options are --help, --cfg (print the resolved "
+        "configuration), --config-dir=FOLDER (more YAML files) and --version. Settings are given "
+        "as group=choice or key=value."
+    )
+
+
+def _explain(error: BaseException, overrides: Sequence[str]) -> str:
+    """Hydra's message without its internals, with near matches where a key is unknown."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).partition("Config search path")[0]
+    text = re.sub(r"\n\s*(full_key|object_type|reference_type).*", "", text)
+    text = " ".join(text.replace("\n\t", " ").split())
+    keys = [word.lstrip("+~").partition("=")[0] for word in overrides]
+    unknown = [key for key in keys if key not in setting_names()]
+    near = [match for key in unknown for match in get_close_matches(key, setting_names(), n=3)]
+    given = f"Given: {' '.join(overrides)}. " if overrides else ""
+    hint = f"Did you mean {', '.join(dict.fromkeys(near))}? " if near else ""
+    return f"{text}. {given}{hint}`bathyscope run --help` lists groups and settings."
+
+
+def _say(text: str, to: Any = None) -> None:
+    stream = to or sys.stdout
+    stream.write(f"{text}\n")
+    stream.flush()
+
+
+if __name__ == "__main__":
+    main()

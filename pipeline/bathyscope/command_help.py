@@ -1,0 +1,84 @@
+"""Help texts of the command line, made from the dataclasses and the files in `conf/`."""
+
+from __future__ import annotations
+
+from dataclasses import Field, fields, is_dataclass
+from difflib import get_close_matches
+from importlib import resources
+
+from bathyscope.config import Config
+from bathyscope.errors import ConfigError
+
+COMMANDS = {
+    "run": "all stages in order; goes on where it stopped",
+    "plan": "what a run would do and need; does nothing",
+    "corpus": "text becomes token sequences, deduplicated and split",
+    "harvest": "the model runs over the corpus; activations are stored",
+    "train": "a dictionary is trained on the activations",
+    "encode": "every row becomes its active latents",
+    "evaluate": "reconstruction and spliced-model figures, with controls",
+    "describe": "densities, examples and promoted tokens of every latent",
+    "report": "a static page that opens from disk",
+}
+GROUPS = ("model", "data", "hooks", "dictionary", "train", "store", "cluster", "experiment")
+
+
+def all_commands() -> str:
+    """The text of `bathyscope --help`."""
+    width = max(map(len, COMMANDS))
+    listed = "\n".join(f"  {name:{width}s}  {about}" for name, about in COMMANDS.items())
+    return (
+        "bathyscope <command> group=choice key=value …\n\n"
+        f"{listed}\n\n"
+        "bathyscope <command> --help   groups and settings\n"
+        "bathyscope <command> --cfg    the resolved configuration\n"
+        "First steps: bathyscope run experiment=demo url=runs/demo"
+    )
+
+
+def one_command(command: str) -> str:
+    """The text of `bathyscope <command> --help`. Raises `ConfigError` for an unknown command."""
+    if command not in COMMANDS:
+        near = get_close_matches(command, COMMANDS, n=2)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise ConfigError(
+            f"There is no command {command!r}.{hint} Commands: {', '.join(COMMANDS)}."
+        )
+    lines = [f"bathyscope {command} group=choice key=value …", "", COMMANDS[command], "", "Groups"]
+    lines += [f"  {group:11s} {', '.join(choices(group))}" for group in GROUPS]
+    lines += ["", "Settings", *_settings(Config)]
+    return "\n".join(lines)
+
+
+def choices(group: str) -> list[str]:
+    """The YAML files of a group, by name."""
+    folder = resources.files("bathyscope.conf") / group
+    files = (entry.name for entry in folder.iterdir())
+    return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
+
+
+def _settings(kind: type, prefix: str = "") -> list[str]:
+    lines: list[str] = []
+    nested = []
+    for item in fields(kind):
+        inner = _dataclass_of(item)
+        if inner is None:
+            name, default = f"{prefix}{item.name}", _default(item)
+            lines.append(f"  {name:31s} {item.metadata['help']} [{default}]")
+        else:
+            nested.append((item.name, inner))
+    for name, inner in nested:
+        lines += ["", f"  {(inner.__doc__ or '').strip()}", *_settings(inner, f"{prefix}{name}.")]
+    return lines
+
+
+def _dataclass_of(item: Field[object]) -> type | None:
+    factory = item.default_factory
+    return factory if isinstance(factory, type) and is_dataclass(factory) else None
+
+
+def _default(item: Field[object]) -> object:
+    if callable(item.default_factory):
+        made = item.default_factory()
+        return ", ".join(map(str, made)) if isinstance(made, list) else made or "none"
+    return "none" if item.default is None else item.default

@@ -1,0 +1,259 @@
+"""The configuration: dataclasses are the schema, YAML files in `conf/` hold values.
+
+Every field carries a line of help, which `bathyscope <command> --help` prints. Rules that join
+several fields are in `validate`, raised before anything is computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from bathyscope.errors import ConfigError
+
+
+def option(default: Any, help: str) -> Any:
+    """A field with a default and a line of help."""
+    if isinstance(default, list | dict):
+        kind = type(default)
+        return field(default_factory=lambda: kind(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class ModelConfig:
+    """Which model is looked into, and how it is loaded."""
+
+    kind: str = option("folder", "where weights come from: smollm2_135m, folder or hub")
+    path: str | None = option(None, "folder with config.json and safetensors (kind folder)")
+    repo: str | None = option(None, "hub repository (kind hub)")
+    revision: str | None = option(None, "full commit hash of that repository (kind hub)")
+    dtype: str = option(
+        "auto", "bfloat16, float16, float32; auto takes bfloat16 where the hardware computes in it"
+    )
+    attention: str = option("sdpa", "attention kernel: sdpa or eager")
+    device_map: str | None = option(
+        None, "auto or balanced shards over devices with accelerate; null keeps one device"
+    )
+    max_memory: dict[str, str] = option({}, "per device limit such as {0: 70GiB, cpu: 200GiB}")
+    offload_folder: str | None = option(None, "folder for weights that fit no device")
+
+
+@dataclass
+class DataConfig:
+    """Which text is read, and how it is cut into sequences."""
+
+    kind: str = option("documentation", "where text comes from: documentation, jsonl or hf")
+    packages: list[str] = option(
+        ["stdlib", "topics", "numpy", "torch"], "installed packages to read docstrings from"
+    )
+    min_chars: int = option(200, "shortest docstring taken, in characters")
+    paths: list[str] = option([], "JSONL files or globs (kind jsonl)")
+    text_key: str = option("text", "key or column that holds the text (kinds jsonl, hf)")
+    id_key: str | None = option(None, "key that names a document (kind jsonl)")
+    dataset: str | None = option(None, "Hugging Face dataset (kind hf)")
+    dataset_config: str | None = option(None, "configuration of that dataset")
+    dataset_split: str = option("train", "split of that dataset")
+    dataset_revision: str | None = option(None, "commit hash of that dataset")
+    train_tokens: int = option(220_000, "training tokens wanted; 0 takes all there are")
+    held_out_tokens: int = option(24_000, "held-out tokens wanted; 0 takes all there are")
+    held_out_share: float = option(0.1, "share of documents that are held out")
+    sequence_length: int = option(256, "tokens of a sequence")
+    seed: int = option(0, "order of documents and the split")
+
+
+@dataclass
+class HooksConfig:
+    """Where activations are taken."""
+
+    points: list[str] = option(["resid_post.9"], "hook points, by alias or module path")
+    batch_items: int = option(8, "sequences of a forward; part of the identity of the result")
+
+
+@dataclass
+class DictionaryConfig:
+    """The sparse dictionary."""
+
+    name: str = option("main", "its folder in the run; another name keeps both")
+    kind: str = option("topk", "kind of dictionary: topk")
+    hook: str | None = option(None, "hook point it reads; null takes the only one")
+    expansion: int = option(8, "latents per input dimension, when num_latents is 0")
+    num_latents: int = option(0, "number of latents; 0 takes expansion times the width")
+    k: int = option(32, "active latents per row")
+
+
+@dataclass
+class TrainConfig:
+    """How the dictionary is trained."""
+
+    epochs: int = option(5, "passes over the training rows")
+    batch_rows: int = option(4096, "rows of a step")
+    lr: float = option(1e-3, "peak learning rate of Adam")
+    warmup_share: float = option(0.05, "share of the steps with a growing learning rate")
+    decay_share: float = option(0.3, "share of the steps, at the end, with a falling rate")
+    auxk_weight: float = option(1 / 32, "weight of the AuxK loss; 0 turns it off")
+    dead_after_epochs: float = option(
+        0.5, "a latent is dead after this many epochs of training tokens without firing"
+    )
+    seed: int = option(0, "initial weights and order of rows")
+    log_every: int = option(10, "steps between two points of the training curve")
+
+
+@dataclass
+class StoreConfig:
+    """How stores are laid out and read."""
+
+    items_per_unit: int = option(0, "items of a unit of work; 0 aims at unit_tokens")
+    unit_tokens: int = option(200_000, "tokens of a unit when items_per_unit is 0")
+    min_units: int = option(8, "small runs are cut into at least this many units")
+    chunk_bytes: int = option(2 * 2**20, "size of a chunk, the unit of reading")
+    shard_bytes: int = option(256 * 2**20, "largest shard, the unit of writing")
+    streams: int = option(128, "virtual streams of a shuffled read; fewer with few chunks")
+    window_chunks: int = option(16, "chunks of a stream that are shuffled together")
+    lease_s: float = option(600.0, "seconds after which a silent worker loses its unit")
+
+
+@dataclass
+class ClusterConfig:
+    """Where units are run."""
+
+    kind: str = option("local", "inline (this process), local (Ray here) or address (a cluster)")
+    address: str | None = option(None, "address of a running Ray cluster (kind address)")
+    workers: int = option(1, "worker processes")
+    threads: int = option(0, "CPU threads of a worker; 0 takes all cores, split over workers")
+    gpus_per_worker: int = option(0, "GPUs of a worker")
+    object_store_bytes: int = option(100 * 2**20, "Ray's shared memory (kind local)")
+    max_failures: int = option(3, "worker deaths that are survived before the run stops")
+
+
+@dataclass
+class EvaluateConfig:
+    """How the dictionary is measured."""
+
+    splice_tokens: int = option(12_000, "held-out targets of the spliced model; 0 takes all")
+    control_components: int = option(32, "components of the PCA control")
+    resamples: int = option(2000, "bootstrap resamples over documents")
+    seed: int = option(0, "bootstrap and random dictionary")
+
+
+@dataclass
+class DescribeConfig:
+    """What is kept about each latent."""
+
+    top_examples: int = option(12, "examples with the largest activation")
+    sampled_examples: int = option(64, "firings sampled uniformly, for the quantile bands")
+    bands: int = option(4, "quantile bands")
+    examples_per_band: int = option(3, "examples shown of each band")
+    promoted_tokens: int = option(10, "promoted and suppressed tokens")
+    window_before: int = option(24, "tokens shown before an example")
+    window_after: int = option(8, "tokens shown after it")
+    seed: int = option(0, "which firings are sampled")
+
+
+@dataclass
+class Config:
+    """A run: one folder, and everything that decides what is in it."""
+
+    url: str = option("runs/default", "folder of the run: a path, s3://… or gs://…")
+    cache: str | None = option(None, "folder for converted models and extracted text")
+    force: bool = option(False, "replace artifacts that were made from something else")
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    hooks: HooksConfig = field(default_factory=HooksConfig)
+    dictionary: DictionaryConfig = field(default_factory=DictionaryConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    describe: DescribeConfig = field(default_factory=DescribeConfig)
+
+    @property
+    def hook(self) -> str:
+        """The hook point that the dictionary reads."""
+        return self.dictionary.hook or self.hooks.points[0]
+
+
+def setting_names(kind: type = Config, prefix: str = "") -> list[str]:
+    """Every setting as the command line spells it, and every group."""
+    names: list[str] = []
+    for item in fields(kind):
+        names.append(f"{prefix}{item.name}")
+        inner = item.default_factory
+        if isinstance(inner, type) and is_dataclass(inner):
+            names += setting_names(inner, f"{prefix}{item.name}.")
+    return names if prefix else [*names, "experiment"]
+
+
+def validate(config: Config) -> None:
+    """Check every rule that joins settings. Raises `ConfigError` that says which to change."""
+    _one_of("model.kind", config.model.kind, ("smollm2_135m", "folder", "hub"))
+    _one_of("model.dtype", config.model.dtype, ("auto", "bfloat16", "float16", "float32"))
+    _one_of("model.attention", config.model.attention, ("sdpa", "eager"))
+    _one_of("data.kind", config.data.kind, ("documentation", "jsonl", "hf"))
+    _one_of("dictionary.kind", config.dictionary.kind, ("topk",))
+    _one_of("cluster.kind", config.cluster.kind, ("inline", "local", "address"))
+    _needed(config)
+    _positive(config)
+    _hook(config)
+    if not 0 < config.data.held_out_share < 1:
+        raise ConfigError(
+            f"data.held_out_share is {config.data.held_out_share}. A share between 0 and 1 is "
+            "wanted: every figure is reported on held-out documents."
+        )
+    if config.data.sequence_length < 2:
+        raise ConfigError("data.sequence_length must be at least 2: position 0 is left out.")
+    if config.train.warmup_share + config.train.decay_share > 1:
+        raise ConfigError(
+            "train.warmup_share and train.decay_share add up to more than 1. Make one smaller."
+        )
+
+
+def _one_of(name: str, got: str, allowed: tuple[str, ...]) -> None:
+    if got not in allowed:
+        raise ConfigError(f"{name} is {got!r}. One of {', '.join(allowed)} is wanted.")
+
+
+def _needed(config: Config) -> None:
+    for name, wanted, value in (
+        ("model.path", config.model.kind == "folder", config.model.path),
+        ("model.repo", config.model.kind == "hub", config.model.repo),
+        ("model.revision", config.model.kind == "hub", config.model.revision),
+        ("data.paths", config.data.kind == "jsonl", config.data.paths),
+        ("data.dataset", config.data.kind == "hf", config.data.dataset),
+        ("cluster.address", config.cluster.kind == "address", config.cluster.address),
+        ("hooks.points", True, config.hooks.points),
+    ):
+        if wanted and not value:
+            raise ConfigError(f"{name} is not set, but this configuration needs it.")
+
+
+def _positive(config: Config) -> None:
+    for name, value in (
+        ("hooks.batch_items", config.hooks.batch_items),
+        ("dictionary.k", config.dictionary.k),
+        ("dictionary.expansion", config.dictionary.expansion),
+        ("train.epochs", config.train.epochs),
+        ("train.batch_rows", config.train.batch_rows),
+        ("train.lr", config.train.lr),
+        ("store.chunk_bytes", config.store.chunk_bytes),
+        ("store.streams", config.store.streams),
+        ("store.window_chunks", config.store.window_chunks),
+        ("cluster.workers", config.cluster.workers),
+        ("evaluate.resamples", config.evaluate.resamples),
+    ):
+        if value <= 0:
+            raise ConfigError(f"{name} is {value}. A number above 0 is wanted.")
+
+
+def _hook(config: Config) -> None:
+    points, hook = config.hooks.points, config.dictionary.hook
+    if hook is not None and hook not in points:
+        raise ConfigError(
+            f"dictionary.hook is {hook!r}, but hooks.points are {points}. Add it there, or choose "
+            "one of them."
+        )
+    if hook is None and len(points) > 1:
+        raise ConfigError(
+            f"hooks.points are {points}: say which of them the dictionary reads with "
+            "dictionary.hook."
+        )

@@ -1,0 +1,1 @@
+"""Documents, deduplication, split and packing."""

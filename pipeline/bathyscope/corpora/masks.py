@@ -1,0 +1,18 @@
+"""The bits that say what a position of a packed sequence is.
+
+They are written with the corpus and applied when activations are read, never when they are
+written, so that a later study can choose other positions.
+"""
+
+from enum import IntFlag
+
+
+class Mask(IntFlag):
+    """Bits of `PackedSequence.mask`, one uint8 per position."""
+
+    FIRST = 1
+    """Position 0 of the sequence, where many models put an attention sink."""
+    SPECIAL = 2
+    """The token is one of the tokenizer's special ids."""
+    DOCUMENT_START = 4
+    """The first token after a separator."""

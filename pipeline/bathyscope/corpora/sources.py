@@ -1,0 +1,114 @@
+"""Where text comes from, by name, and the record of it that identifies a corpus.
+
+A record holds what decides the documents: package versions, file digests, a dataset's commit. It
+holds no path of this machine, so the same data elsewhere gives the same record.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bathyscope.corpora.documentation import documentation, documentation_versions
+from bathyscope.corpora.documents import Document
+from bathyscope.corpora.hf import hf_dataset, resolved_revision
+from bathyscope.corpora.jsonl import jsonl, jsonl_files
+from bathyscope.errors import ConfigError
+
+Record = dict[str, Any]
+Options = Mapping[str, Any]
+
+
+class _Source(NamedTuple):
+    open: Callable[[Options, Path], tuple[Iterable[Document], Record]]
+    required: frozenset[str]
+    defaults: Options
+
+
+def open_source(
+    kind: str, options: Options, cache_folder: str | os.PathLike[str]
+) -> tuple[Iterable[Document], Record]:
+    """Return the documents of a source and the JSON-ready record that identifies them.
+
+    | kind | options (with their defaults) |
+    | --- | --- |
+    | documentation | packages, min_chars=200 |
+    | jsonl | paths, text_key="text", id_key=None |
+    | hf | name, split, text_key="text", revision=None, config_name=None, streaming=True |
+
+    Raises `ConfigError` for an unknown kind or option (with near matches) and for a missing one;
+    the sources raise `CorpusError` and `DependencyError`.
+    """
+    if kind not in _SOURCES:
+        raise ConfigError(f"There is no text source '{kind}'. {_instead(kind, _SOURCES)}")
+    source = _SOURCES[kind]
+    allowed = source.required | source.defaults.keys()
+    for name in options:
+        if name not in allowed:
+            raise ConfigError(
+                f"The text source '{kind}' has no option '{name}'. {_instead(name, allowed)}"
+            )
+    if missing := sorted(source.required - options.keys()):
+        raise ConfigError(f"The text source '{kind}' needs {', '.join(missing)}; set it.")
+    return source.open({**source.defaults, **options}, Path(cache_folder))
+
+
+def _open_documentation(options: Options, cache_folder: Path) -> tuple[Iterable[Document], Record]:
+    packages, min_chars = options["packages"], options["min_chars"]
+    documents = documentation(packages, min_chars=min_chars, cache_folder=cache_folder)
+    return documents, {
+        "kind": "documentation",
+        "versions": documentation_versions(packages),
+        "min_chars": min_chars,
+    }
+
+
+def _open_jsonl(options: Options, cache_folder: Path) -> tuple[Iterable[Document], Record]:
+    files = jsonl_files(options["paths"])
+    keys = {"text_key": options["text_key"], "id_key": options["id_key"]}
+    record = [
+        {"path": file.name, "bytes": file.path.stat().st_size, "digest": _digest(file.path)}
+        for file in files
+    ]
+    return jsonl(options["paths"], **keys), {"kind": "jsonl", "files": record, **keys}
+
+
+def _open_hf(options: Options, cache_folder: Path) -> tuple[Iterable[Document], Record]:
+    # The commit is asked for first, so that what is recorded is what is read.
+    revision = resolved_revision(options["name"], options["revision"])
+    documents = hf_dataset(
+        options["name"],
+        split=options["split"],
+        text_key=options["text_key"],
+        revision=revision,
+        config_name=options["config_name"],
+        streaming=options["streaming"],
+    )
+    identity = {name: options[name] for name in ("name", "config_name", "split", "text_key")}
+    return documents, {"kind": "hf", **identity, "revision": revision}
+
+
+_SOURCES = {
+    "documentation": _Source(_open_documentation, frozenset({"packages"}), {"min_chars": 200}),
+    "jsonl": _Source(_open_jsonl, frozenset({"paths"}), {"text_key": "text", "id_key": None}),
+    "hf": _Source(
+        _open_hf,
+        frozenset({"name", "split"}),
+        {"text_key": "text", "revision": None, "config_name": None, "streaming": True},
+    ),
+}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _instead(given: str, names: Collection[str]) -> str:
+    near = difflib.get_close_matches(given, names, n=3)
+    meant = f"Did you mean {' or '.join(near)}? " if near else ""
+    return f"{meant}There are: {', '.join(sorted(names))}."

@@ -1,0 +1,1 @@
+"""Sparse dictionaries: their maths and their files."""

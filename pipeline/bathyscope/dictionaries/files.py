@@ -1,0 +1,67 @@
+"""A dictionary as two files: `config.json` and `model.safetensors`. Never a pickle."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from safetensors.torch import load, save
+
+from bathyscope.dictionaries.layout import ColumnBlock
+from bathyscope.dictionaries.topk import TopK
+from bathyscope.errors import ModelError
+from bathyscope.values import Json
+
+FORMAT_VERSION = 1
+_TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec")
+
+
+def to_files(dictionary: TopK, facts: Json) -> dict[str, bytes]:
+    """The two files of a dictionary. `facts` go into config.json beside its own keys."""
+    config = {
+        "format_version": FORMAT_VERSION,
+        "kind": dictionary.kind,
+        "num_latents": dictionary.num_latents,
+        "d_in": dictionary.d_in,
+        "k": dictionary.k,
+        "columns": [c.to_dict() for c in dictionary.columns],
+        "dtype": str(dictionary.W_enc.dtype).removeprefix("torch."),
+        **facts,
+    }
+    tensors = {name: getattr(dictionary, name).detach().contiguous() for name in _TENSORS}
+    return {
+        "config.json": json.dumps(config, indent=1).encode(),
+        "model.safetensors": save(tensors),
+    }
+
+
+def from_files(config_json: bytes, safetensors: bytes) -> TopK:
+    """The dictionary that `to_files` wrote, ready to encode.
+
+    Raises `ModelError` for an unknown kind or version, and for tensors that do not fit.
+    """
+    config = json.loads(config_json)
+    if config.get("kind") != TopK.kind or config.get("format_version") != FORMAT_VERSION:
+        raise ModelError(
+            f"config.json says kind {config.get('kind')!r}, format version "
+            f"{config.get('format_version')!r}. This Bathyscope reads kind 'topk', version "
+            f"{FORMAT_VERSION}."
+        )
+    columns = [ColumnBlock.from_dict(c) for c in config["columns"]]
+    dictionary = TopK(
+        d_in=config["d_in"],
+        num_latents=config["num_latents"],
+        k=config["k"],
+        hook_point=columns[0].hook_point,
+        dtype=getattr(torch, config["dtype"]),
+    )
+    tensors = load(safetensors)
+    wanted = {name: tuple(getattr(dictionary, name).shape) for name in _TENSORS}
+    got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if wanted != got:
+        raise ModelError(
+            f"model.safetensors holds {got}, but config.json describes {wanted}. The two files "
+            "belong to different dictionaries."
+        )
+    dictionary.load_state_dict(tensors)
+    return dictionary.eval().requires_grad_(False)

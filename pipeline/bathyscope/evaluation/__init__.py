@@ -1,0 +1,1 @@
+"""Methods that measure a dictionary inside its model."""

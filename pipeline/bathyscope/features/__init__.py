@@ -1,0 +1,1 @@
+"""Methods that say what a latent responds to: densities, examples, promoted tokens."""

@@ -1,0 +1,208 @@
+"""Drives any stage over a Ray cluster: actors do units, this process only schedules.
+
+Activations never pass through Ray: an actor writes its shards itself and returns a receipt. Ray
+retries nothing; a worker that dies is replaced here, and its unit is given out again.
+"""
+
+from __future__ import annotations
+
+import collections
+import importlib
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+
+from bathyscope.config import ClusterConfig, Config
+from bathyscope.errors import BathyscopeError, JobError
+from bathyscope.jobs.inline import finish
+from bathyscope.jobs.sink import Sink
+from bathyscope.jobs.unit import do_unit, set_threads
+from bathyscope.runs.work import Begun, begin
+from bathyscope.stages.stage import Stage
+from bathyscope.stores.objects import Objects
+from bathyscope.values import Json, Receipt, Unit
+
+_POLL_S = 0.5
+
+
+class Worker:
+    """Lives in an actor: opens stages, runs units, tells how far it is."""
+
+    def __init__(self, threads: int, workers: int) -> None:
+        self._threads = (threads, workers)
+        self._key: tuple[str, str] | None = None
+        self._context: Any = None
+        self._progress = (0.0, "")
+        self._lock = threading.Lock()
+
+    def run(self, stage_name: str, config: Config, begun: Begun, unit: Unit) -> Receipt | None:
+        """Do one unit, opening the stage first when it is another than before."""
+        # OpenMP keeps the count per thread, and this may be another one than last time.
+        set_threads(*self._threads)
+        stage: Any = importlib.import_module(stage_name)
+        key = (stage_name, begun.work.segment.name)
+        if self._key != key:
+            self._context = None
+            self._context = stage.open(config, begun.work)
+            self._key = key
+        self._report(0.0, "")
+        return do_unit(
+            stage,
+            unit,
+            context=self._context,
+            begun=begun,
+            lease_s=config.store.lease_s,
+            report=self._report,
+        )
+
+    def progress(self) -> tuple[float, str]:
+        """Fraction of the unit under way, and a few words."""
+        with self._lock:
+            return self._progress
+
+    def close(self) -> None:
+        """Let go of the open stage: models and readers."""
+        self._key, self._context = None, None
+
+    def _report(self, fraction: float, text: str) -> None:
+        with self._lock:
+            self._progress = (fraction, text)
+
+
+@dataclass
+class _Running:
+    unit: Unit
+    actor: Any
+
+
+class Cluster:
+    """A Ray cluster, started here or joined, with workers that outlive stages."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._settings = config.cluster
+        _start_ray(self._settings)
+        self._actors = [self._new_actor() for _ in range(self._settings.workers)]
+        self._failures = 0
+
+    def drive(self, stage: Stage, sink: Sink) -> Json:
+        """Bring a stage's artifact to completion and return its figures."""
+        config = self._config
+        begun = begin(Objects(config.url), stage.units(config), force=config.force)
+        sink.begin(begun)
+        if begun.complete:
+            return {}
+        self._do_all(stage, begun, sink)
+        ray.get([actor.close.remote() for actor in self._actors])
+        return finish(stage, config, begun, sink)
+
+    def close(self) -> None:
+        """Stop the workers, and Ray when it was started here."""
+        for actor in self._actors:
+            ray.kill(actor)
+        ray.shutdown()
+
+    def _do_all(self, stage: Stage, begun: Begun, sink: Sink) -> None:
+        name = stage.__name__  # type: ignore[attr-defined]
+        waiting = collections.deque(begun.remaining)
+        running: dict[Any, _Running] = {}
+        done = begun.work.plan.num_units - len(waiting)
+        while waiting or running:
+            self._hand_out(name, begun, waiting, running)
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=_POLL_S)
+            if not ready:
+                self._tell(sink, done, running)
+                continue
+            job = running.pop(ready[0])
+            if self._collect(ready[0], job, waiting, sink) is not None:
+                done += 1
+                sink.progress(done, "")
+
+    def _hand_out(
+        self,
+        stage_name: str,
+        begun: Begun,
+        waiting: collections.deque[Unit],
+        running: dict[Any, _Running],
+    ) -> None:
+        busy = {id(job.actor) for job in running.values()}
+        for actor in self._actors:
+            if waiting and id(actor) not in busy:
+                unit = waiting.popleft()
+                future = actor.run.remote(stage_name, self._config, begun, unit)
+                running[future] = _Running(unit, actor)
+
+    def _collect(
+        self, future: Any, job: _Running, waiting: collections.deque[Unit], sink: Sink
+    ) -> Receipt | None:
+        try:
+            receipt: Receipt | None = ray.get(future)
+        except (ActorDiedError, ActorUnavailableError) as error:
+            self._replace(job, error, sink)
+            waiting.appendleft(job.unit)
+            return None
+        except RayTaskError as error:
+            raise _cause(error) from error
+        if receipt is None:
+            sink.note(f"unit {job.unit.index} is held by another worker; waiting for it")
+            waiting.append(job.unit)
+            time.sleep(_POLL_S)
+        return receipt
+
+    def _replace(self, job: _Running, error: Exception, sink: Sink) -> None:
+        self._failures += 1
+        if self._failures > self._settings.max_failures:
+            raise JobError(
+                f"{self._failures} workers died, the last one on unit {job.unit.index}; "
+                f"cluster.max_failures is {self._settings.max_failures}. Finished units are kept: "
+                "look for too little memory or a failing node, then run the same command again."
+            ) from error
+        sink.note(f"a worker died on unit {job.unit.index}; a new one takes it over")
+        self._actors[self._actors.index(job.actor)] = self._new_actor()
+
+    def _tell(self, sink: Sink, done: int, running: dict[Any, _Running]) -> None:
+        asked = [job.actor.progress.remote() for job in running.values()]
+        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=_POLL_S)
+        told = []
+        for future in answered:
+            try:
+                told.append(ray.get(future))
+            except (ActorDiedError, ActorUnavailableError):
+                continue
+        if told:
+            sink.progress(done + sum(f for f, _ in told), told[0][1])
+
+    def _new_actor(self) -> Any:
+        settings = self._settings
+        options = {
+            "num_cpus": settings.threads or 1,
+            "num_gpus": settings.gpus_per_worker,
+            "max_restarts": 0,
+            # One thread runs units, the other answers questions about progress.
+            "max_concurrency": 2,
+        }
+        return ray.remote(Worker).options(**options).remote(settings.threads, settings.workers)
+
+
+def _start_ray(settings: ClusterConfig) -> None:
+    if settings.kind == "address":
+        ray.init(address=settings.address, logging_level=logging.WARNING)
+        return
+    ray.init(
+        include_dashboard=False,
+        object_store_memory=settings.object_store_bytes,
+        logging_level=logging.WARNING,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+
+
+def _cause(error: RayTaskError) -> Exception:
+    """Our own error as it was raised in the worker, or Ray's when it is another's."""
+    cause = error.cause
+    return cause if isinstance(cause, BathyscopeError) else error

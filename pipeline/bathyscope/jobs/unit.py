@@ -1,0 +1,97 @@
+"""Does one unit: lease, work, receipt. The same code inline and in a Ray worker."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bathyscope.runs.work import Begun
+from bathyscope.stages.stage import Outcome, Stage
+from bathyscope.stores.leases import Lease, Leases
+from bathyscope.stores.receipts import Receipts
+from bathyscope.values import Json, Receipt, Unit
+
+Progress = Callable[[float, str], None]
+
+
+class UnitGuard:
+    """Confirms the lease while a unit runs and passes its progress on."""
+
+    def __init__(self, leases: Leases, lease: Lease, report: Progress) -> None:
+        self._leases = leases
+        self._report = report
+        self.lease = lease
+
+    def check(self) -> None:
+        """Confirm the lease, renewing it when half of its time is gone."""
+        self.lease = self._leases.check(self.lease)
+
+    def progress(self, fraction: float, text: str = "") -> None:
+        """Say how far the unit is."""
+        self._report(fraction, text)
+
+
+def do_unit(
+    stage: Stage,
+    unit: Unit,
+    *,
+    context: Any,
+    begun: Begun,
+    lease_s: float,
+    report: Progress,
+) -> Receipt | None:
+    """Do a unit unless it is done; None when another worker holds it.
+
+    Raises what the stage raises, `LeaseLost`, and `ReceiptConflict`.
+    """
+    segment = begun.work.segment.name
+    receipts = Receipts(begun.objects, segment)
+    there = receipts.get(unit.index)
+    if there is not None:
+        return there
+    leases = Leases(begun.objects, segment, seconds=lease_s)
+    lease = leases.claim(unit.index)
+    if lease is None:
+        return None
+    guard = UnitGuard(leases, lease, report)
+    outcome = stage.run(unit, context, guard)
+    guard.check()
+    receipt = receipts.create(_receipt(unit, outcome, guard.lease))
+    leases.release(unit.index)
+    return receipt
+
+
+def set_threads(threads: int, workers: int = 1) -> int:
+    """Fix the number of CPU threads: results depend on it, so it is never left to chance."""
+    count = threads or max((os.cpu_count() or 1) // workers, 1)
+    torch.set_num_threads(count)
+    return count
+
+
+def _receipt(unit: Unit, outcome: Outcome, lease: Lease) -> Receipt:
+    return Receipt(
+        unit=unit.index,
+        term=lease.term,
+        valid=outcome.valid,
+        shards=outcome.shards,
+        moments=outcome.moments,
+        figures=outcome.figures,
+        writer={**_writer(), "attempt": lease.attempt},
+    )
+
+
+def _writer() -> Json:
+    cuda = torch.cuda.is_available()
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "device": torch.cuda.get_device_name() if cuda else f"cpu {platform.machine()}",
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,1 @@
+"""Loading, hook points, capture and splice of models."""

@@ -1,0 +1,69 @@
+"""Shapes that are known before any weight is read.
+
+Flows in: a model folder and hook point names. Flows out: resolved hook points and the width of
+their activations, from a model whose tensors have shapes but no data.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from bathyscope.errors import HookPointError
+from bathyscope.models.capture import capture
+from bathyscope.models.hook_points import HookPoint, resolve
+from bathyscope.models.load import read_config
+
+
+class ModelShape(NamedTuple):
+    """What a plan needs to know of a model."""
+
+    hooks: list[HookPoint]
+    widths: list[int]
+    """d of each hook point."""
+    num_layers: int
+    num_parameters: int
+    """Of the whole model, tied weights counted once."""
+    context_length: int | None
+    """Longest sequence that the model was made for, where its config says so."""
+    vocabulary: int
+
+
+def model_shape(folder: str | Path, hook_points: Sequence[str]) -> ModelShape:
+    """Resolve hook points and find their widths without reading a weight.
+
+    Raises `HookPointError`, with near matches, for a name that fits nothing, and for a hook
+    point whose tensor is not [batch, positions, d].
+    """
+    config = read_config(folder)
+    with init_empty_weights(include_buffers=True):
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="eager")
+    model.tie_weights()
+    hooks = [resolve(model, name) for name in hook_points]
+    return ModelShape(
+        hooks=hooks,
+        widths=_widths(model, hooks),
+        num_layers=int(config.num_hidden_layers),
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        context_length=getattr(config, "max_position_embeddings", None),
+        vocabulary=int(config.vocab_size),
+    )
+
+
+def _widths(model: nn.Module, hooks: Sequence[HookPoint]) -> list[int]:
+    tokens = torch.zeros(2, 3, dtype=torch.int64, device="meta")
+    seen = capture(model.eval(), hooks, {"input_ids": tokens, "use_cache": False})
+    for name, tensor in seen.items():
+        if tensor.ndim != 3 or tensor.shape[:2] != (2, 3):
+            raise HookPointError(
+                f"{name} gives {list(tensor.shape)} for a batch of [2, 3] tokens. "
+                "Wanted [batch, positions, d]: hook a module that works on every position."
+            )
+    return [int(seen[hook.name].shape[-1]) for hook in hooks]

@@ -1,0 +1,180 @@
+"""A run: one folder with everything that was made, opened lazily.
+
+`bathyscope.open(url)` gives one. Stages and the report read through it too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from bathyscope.dictionaries.files import from_files
+from bathyscope.dictionaries.topk import TopK
+from bathyscope.errors import FormatVersionError, MissingArtifact
+from bathyscope.runs.activations import Rows
+from bathyscope.runs.corpus import Corpus
+from bathyscope.runs.tables import from_parquet
+from bathyscope.stores.manifests import COMPLETE, Manifest, latest
+from bathyscope.stores.objects import Objects, local_path
+from bathyscope.values import Json
+
+FORMAT_VERSION = 1
+CORPUS = "corpus.zarr"
+ACTIVATIONS = "activations.zarr"
+DICTIONARIES = "dictionaries"
+LATENTS = "latents.zarr"
+EVALUATIONS = "evaluations"
+FEATURES = "features"
+REPORT = "report"
+
+T = TypeVar("T")
+
+
+class Run:
+    """Artifacts of one run folder. Everything is read when it is asked for."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.objects = Objects(url)
+
+    @classmethod
+    def open(cls, url: str) -> Run:
+        """The run at a path or URL.
+
+        Raises `MissingArtifact` when no run is there, `FormatVersionError` when it was written
+        in an unknown format.
+        """
+        path = local_path(url)
+        if path is not None and not path.is_dir():
+            raise MissingArtifact(f"There is no folder {url}. Give the folder of a run.")
+        run = cls(url)
+        version = run.record.get("format_version")
+        if version != FORMAT_VERSION:
+            raise FormatVersionError(
+                f"{url} was written in format version {version}; this Bathyscope reads version "
+                f"{FORMAT_VERSION}. Open it with the version named in its run.json."
+            )
+        return run
+
+    @property
+    def record(self) -> Json:
+        """run.json: the resolved configuration and the history."""
+        record: Json = json.loads(self.objects.get("run.json"))
+        return record
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """Token sequences, masks and documents."""
+        return Corpus(self.objects.at(CORPUS), self.manifest(CORPUS))
+
+    @cached_property
+    def activations(self) -> Mapping[str, Rows]:
+        """Harvested activations by hook point."""
+        return _Lazy(self._activations, self._hook_points())
+
+    @cached_property
+    def dictionaries(self) -> Mapping[str, TopK]:
+        """Trained dictionaries by name."""
+        return _Lazy(self._dictionary, self._complete(DICTIONARIES))
+
+    @cached_property
+    def latents(self) -> Mapping[str, Latents]:
+        """Encoded rows by dictionary."""
+        return _Lazy(self._latents, self._complete(LATENTS))
+
+    @cached_property
+    def evaluations(self) -> Mapping[str, Json]:
+        """Results of the evaluation by dictionary."""
+        return _Lazy(self._evaluation, self._complete(EVALUATIONS))
+
+    def features(self, dictionary: str = "main") -> pa.Table:
+        """One row per latent: density, activation range, promoted and suppressed tokens."""
+        return self._table(f"{FEATURES}/{dictionary}", "latents_key")
+
+    def examples(self, dictionary: str = "main") -> pa.Table:
+        """Example windows of every latent, with tokens and activations."""
+        return self._table(f"{FEATURES}/{dictionary}", "examples_key")
+
+    def curve(self, dictionary: str = "main") -> pa.Table:
+        """The training curve: one row per logged step."""
+        return self._table(f"{DICTIONARIES}/{dictionary}", "curve_key")
+
+    def manifest(self, artifact: str) -> Manifest:
+        """The complete manifest of an artifact. Raises `MissingArtifact` when there is none."""
+        found = latest(self.objects.at(artifact), state=COMPLETE)
+        if found is None:
+            raise MissingArtifact(
+                f"{self.url} has no complete {artifact}. Run the stage that makes it, or "
+                "`bathyscope run` for all stages."
+            )
+        return found
+
+    def _activations(self, hook_point: str) -> Rows:
+        manifest = self.manifest(ACTIVATIONS)
+        return Rows(self.objects.at(ACTIVATIONS), manifest, hook_point, self.corpus)
+
+    def _hook_points(self) -> list[str]:
+        found = latest(self.objects.at(ACTIVATIONS), state=COMPLETE)
+        return [a.name for a in found.segments[0].arrays] if found else []
+
+    def _dictionary(self, name: str) -> TopK:
+        facts = self.manifest(f"{DICTIONARIES}/{name}").facts
+        folder = self.objects.at(f"{DICTIONARIES}/{name}")
+        return from_files(folder.get(facts["config_key"]), folder.get(facts["weights_key"]))
+
+    def _latents(self, name: str) -> Latents:
+        artifact = f"{LATENTS}/{name}"
+        return Latents(self.objects.at(artifact), self.manifest(artifact), self.corpus)
+
+    def _evaluation(self, name: str) -> Json:
+        artifact = f"{EVALUATIONS}/{name}"
+        key = self.manifest(artifact).facts["results_key"]
+        results: Json = json.loads(self.objects.at(artifact).get(key))
+        return results
+
+    def _table(self, artifact: str, fact: str) -> pa.Table:
+        key = self.manifest(artifact).facts[fact]
+        return from_parquet(self.objects.at(artifact).get(key))
+
+    def _complete(self, folder: str) -> list[str]:
+        names = self.objects.children(folder)
+        return [n for n in names if latest(self.objects.at(f"{folder}/{n}"), state=COMPLETE)]
+
+
+class Latents:
+    """Top-k latents of every row: `values` [rows, k] and `indices` [rows, k]."""
+
+    def __init__(self, objects: Objects, manifest: Manifest, corpus: Corpus) -> None:
+        self.identity: Json = manifest.identity
+        self.facts: Json = manifest.facts
+        self.values = Rows(objects, manifest, "values", corpus)
+        self.indices = Rows(objects, manifest, "indices", corpus)
+        # The two arrays are parts of the same segments: one check of the listing is enough.
+        self.indices.__dict__["readers"] = self.values.readers
+
+
+class _Lazy(Mapping[str, T]):
+    """A mapping whose values are made when they are first asked for."""
+
+    def __init__(self, make: Any, names: list[str]) -> None:
+        self._make = make
+        self._names = names
+        self._made: dict[str, T] = {}
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._names:
+            have = ", ".join(self._names) or "nothing yet"
+            raise MissingArtifact(f"This run has no {name!r}. It has: {have}.")
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

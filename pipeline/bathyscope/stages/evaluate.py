@@ -1,0 +1,280 @@
+"""evaluate: how well the dictionary gives activations back, and what the model loses by it.
+
+Every figure is on held-out items, with the training value beside it, and controls beside both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bathyscope.config import Config
+from bathyscope.dictionaries.topk import TopK
+from bathyscope.evaluation.controls import Reconstruct, fit_components, random_dictionary
+from bathyscope.evaluation.splice import Forward, Restart, Splice, add_batch
+from bathyscope.evaluation.summary import summarise_splice
+from bathyscope.metrics.latents import LatentCounts
+from bathyscope.metrics.reconstruction import Reconstruction
+from bathyscope.metrics.splice import TokenLosses
+from bathyscope.runs.activations import Rows
+from bathyscope.runs.identity import digest
+from bathyscope.runs.run import DICTIONARIES, EVALUATIONS, Run
+from bathyscope.runs.work import Begun, Work
+from bathyscope.runs.work import finish as publish
+from bathyscope.stages.layout import items_per_unit
+from bathyscope.stages.masks import PROTOCOL, kept
+from bathyscope.stages.model import describe_model, load_tail, load_whole
+from bathyscope.stages.stage import Guard, Outcome
+from bathyscope.values import HELD_OUT, SPLITS, TRAIN, Json, Receipt, Unit, UnitPlan
+
+NAME = "evaluate"
+SEMANTICS = 1
+DICTIONARY = "dictionary"
+_CONTROL_ROWS = 200_000
+_BATCH_ROWS = 8192
+
+
+@dataclass
+class Context:
+    """What is measured, in what model, beside which controls."""
+
+    rows: Rows
+    dictionary: TopK
+    reconstructions: dict[str, Reconstruct]
+    forward: Forward
+    batch_items: int
+    last_spliced: int
+    """One past the last held-out item that goes through the model."""
+
+
+def units(config: Config) -> Work:
+    """Units over the items, identified by activations, dictionary and protocol."""
+    run = Run(config.url)
+    rows = run.activations[config.hook]
+    trained = run.manifest(f"{DICTIONARIES}/{config.dictionary.name}")
+    corpus = run.corpus
+    identity: Json = {
+        "stage": NAME,
+        "semantics": SEMANTICS,
+        "activations": digest(rows.identity),
+        "dictionary": trained.facts["weights_digest"],
+        "hook": config.hook,
+        "dtype": rows.facts["dtype"],
+        "batch_items": config.hooks.batch_items,
+        **vars(config.evaluate),
+    }
+    per_unit = items_per_unit(
+        corpus.num_items,
+        rows_per_item=corpus.sequence_length,
+        batch_items=config.hooks.batch_items,
+        store=config.store,
+    )
+    plan = UnitPlan(tuple((r.split, r.start, r.stop) for r in corpus.ranges), per_unit)
+    return Work(
+        NAME,
+        f"{EVALUATIONS}/{config.dictionary.name}",
+        identity,
+        plan,
+        hint="Pass force=true to replace it.",
+    )
+
+
+def open(config: Config, work: Work) -> Context:
+    """Dictionary, controls fitted on training rows, and the model after the hook point."""
+    run = Run(config.url)
+    rows = run.activations[config.hook]
+    dictionary = run.dictionaries[config.dictionary.name]
+    held_out = run.corpus.split_range(HELD_OUT)
+    wanted = config.evaluate.splice_tokens
+    # Position 0 is left out and the last position has no target, so an item has P - 2 of them.
+    items = -(-wanted // (run.corpus.sequence_length - 2)) if wanted else held_out.stop
+    return Context(
+        rows=rows,
+        dictionary=dictionary,
+        reconstructions=_reconstructions(config, rows, dictionary),
+        forward=_forward(config),
+        batch_items=config.hooks.batch_items,
+        last_spliced=min(held_out.start + items, held_out.stop),
+    )
+
+
+@torch.no_grad()
+def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
+    """Measure the reconstructions of a unit, and the spliced model on its held-out items."""
+    sums = _reconstruct(unit, context)
+    figures: Json = {"split": unit.split, **sums}
+    if unit.split == HELD_OUT:
+        losses = TokenLosses()
+        stop = min(unit.stop, context.last_spliced)
+        starts = range(unit.start, stop, context.batch_items)
+        for number, start in enumerate(starts):
+            guard.check()
+            _splice(losses, context, start, min(start + context.batch_items, stop))
+            guard.progress((number + 1) / len(starts), "spliced model")
+        figures["losses"] = losses.to_dict()
+    return Outcome(valid=unit.num_items, figures=figures)
+
+
+def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
+    """Merge the sums in the order of units, write results.json, publish."""
+    run = Run(config.url)
+    results: Json = {
+        "reconstruction": {split: _merged(receipts, split) for split in SPLITS},
+        "splice": {},
+        "protocol": _protocol(config, run),
+        "model": describe_model(config).name,
+    }
+    losses = TokenLosses()
+    for receipt in receipts.values():
+        losses.merge(TokenLosses.from_dict(receipt.figures.get("losses", {})))
+    found = losses.results()
+    clean = found["clean"]
+    results["splice"] = {
+        "targets": int(clean.num_tokens.sum()),
+        "documents": len(clean.documents),
+        "clean_ce": clean.mean_ce(),
+        "variants": summarise_splice(
+            found, resamples=config.evaluate.resamples, seed=config.evaluate.seed
+        ),
+    }
+    key = f"results.{begun.work.segment.name}.json"
+    begun.objects.put(key, json.dumps(results, indent=1).encode())
+    facts = {"results_key": key, **_headline(results)}
+    publish(begun, facts)
+    return facts
+
+
+def _reconstructions(config: Config, rows: Rows, dictionary: TopK) -> dict[str, Reconstruct]:
+    mean = torch.from_numpy(rows.moments(TRAIN, kept).mean).float()
+    components = fit_components(
+        _train_blocks(rows), width=rows.width, num=config.evaluate.control_components
+    )
+    control = random_dictionary(
+        _train_blocks(rows, limit=16 * 1024),
+        mean=mean,
+        num_latents=dictionary.num_latents,
+        k=dictionary.k,
+        seed=config.evaluate.seed,
+    )
+    return {
+        DICTIONARY: dictionary,
+        "pca": components.reconstruct,
+        "random": control.reconstruct,
+        "mean": lambda x: mean.expand_as(x),
+        "zero": torch.zeros_like,
+    }
+
+
+def _train_blocks(rows: Rows, limit: int = _CONTROL_ROWS) -> Iterator[Tensor]:
+    """Blocks of training rows that count, from the beginning, up to a number of rows."""
+    seen = 0
+    for reader, unit in rows.units():
+        if unit.split != TRAIN or seen >= limit:
+            continue
+        keep = torch.from_numpy(kept(rows.masks(unit)))
+        for block in reader.read_tensor(rows.name, unit)[keep].split(_BATCH_ROWS):
+            if seen < limit:
+                seen += len(block)
+                yield block
+
+
+def _forward(config: Config) -> Forward:
+    facts = describe_model(config)
+    hook = facts.hook(config.hook)
+    last = facts.shape.num_layers - 1
+    if hook.name.startswith("resid_post.") and hook.layer is not None and hook.layer < last:
+        return Restart(load_tail(config, hook.layer + 1).model)
+    return Splice(load_whole(config).model, hook)
+
+
+def _reconstruct(unit: Unit, context: Context) -> Json:
+    rows = context.rows
+    sums = {name: Reconstruction(rows.width) for name in context.reconstructions}
+    counts = LatentCounts(context.dictionary.num_latents)
+    keep = torch.from_numpy(kept(rows.masks(unit)))
+    for block in rows.unit_rows(unit)[keep].split(_BATCH_ROWS):
+        x = block.float()
+        latents = context.dictionary.encode(x)
+        counts.update(latents.values, latents.indices)
+        sums[DICTIONARY].update(x, context.dictionary.decode(latents), num_active=latents.count)
+        unused = latents.count.new_zeros(len(x))
+        for name, reconstruct in context.reconstructions.items():
+            if name != DICTIONARY:
+                sums[name].update(x, reconstruct(x), num_active=unused)
+    return {
+        "reconstruction": {name: s.to_dict() for name, s in sums.items()},
+        "counts": counts.to_dict(),
+    }
+
+
+def _splice(losses: TokenLosses, context: Context, start: int, stop: int) -> None:
+    corpus = context.rows.corpus
+    add_batch(
+        losses,
+        context.forward,
+        tokens=corpus.tokens(start, stop),
+        activations=context.rows.items(start, stop),
+        keep=torch.from_numpy(kept(corpus.masks(start, stop))),
+        documents=torch.from_numpy(corpus.documents(start, stop).astype("int64")),
+        variants=context.reconstructions,
+    )
+
+
+def _merged(receipts: Mapping[int, Receipt], split: str) -> Json:
+    parts = [r.figures for r in receipts.values() if r.figures["split"] == split]
+    results: Json = {}
+    for name in parts[0]["reconstruction"]:
+        sums = Reconstruction.from_dict(parts[0]["reconstruction"][name])
+        for part in parts[1:]:
+            sums.merge(Reconstruction.from_dict(part["reconstruction"][name]))
+        results[name] = sums.results()
+        if name != DICTIONARY:
+            results[name].pop("l0")
+    counts = LatentCounts.from_dict(parts[0]["counts"])
+    for part in parts[1:]:
+        counts.merge(LatentCounts.from_dict(part["counts"]))
+    dead = counts.dead_share()
+    results[DICTIONARY]["dead_share"] = dead.share
+    results[DICTIONARY]["dead_share_rows"] = dead.num_rows
+    return results
+
+
+def _protocol(config: Config, run: Run) -> Json:
+    return {
+        "positions": PROTOCOL,
+        "corpus": digest(run.corpus.identity),
+        "corpus_policy": run.corpus.facts["policy"],
+        "baselines": {
+            "zero": "the activation is set to zero",
+            "mean": "the activation is set to the mean over training rows",
+        },
+        "controls": {
+            "pca": f"{config.evaluate.control_components} principal components of training rows",
+            "random": "random unit directions of the same number and k, scaled by least squares",
+        },
+        "bootstrap": f"{config.evaluate.resamples} resamples of documents, 95 % percentiles",
+        "seed": config.evaluate.seed,
+        "clean": "the model restarted from the stored bfloat16 activations",
+    }
+
+
+def _headline(results: Json) -> Json:
+    found = results["reconstruction"][HELD_OUT][DICTIONARY]
+    trained = results["reconstruction"][TRAIN][DICTIONARY]
+    splice = results["splice"]["variants"][DICTIONARY]
+    return {
+        "l0": found["l0"],
+        "fvu": found["fvu"],
+        "train_fvu": trained["fvu"],
+        "loss_recovered_zero": splice["loss_recovered_zero"]["value"],
+        "delta_ce": splice["delta_ce"],
+        "kl": splice["kl"],
+        "dead_share": trained["dead_share"],
+        "dead_share_rows": trained["dead_share_rows"],
+        "fvu_pca": results["reconstruction"][HELD_OUT]["pca"]["fvu"],
+        "fvu_random": results["reconstruction"][HELD_OUT]["random"]["fvu"],
+    }

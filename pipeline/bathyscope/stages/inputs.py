@@ -1,0 +1,45 @@
+"""What stages read from the configuration: model folder, corpus source, loaded parts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from bathyscope.config import Config
+from bathyscope.models.sources import local_folder
+
+
+def cache_folder(config: Config) -> Path:
+    """Where converted models and extracted text are kept between runs.
+
+    `config.cache`, else BATHYSCOPE_CACHE, else ~/.cache/bathyscope.
+    """
+    chosen = config.cache or os.environ.get("BATHYSCOPE_CACHE") or "~/.cache/bathyscope"
+    folder = Path(chosen).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def model_folder(config: Config) -> Path:
+    """The local folder of the model, converted or downloaded if need be."""
+    model = config.model
+    options = {"path": model.path, "repo": model.repo, "revision": model.revision}
+    given = {name: value for name, value in options.items() if value is not None}
+    return local_folder(model.kind, given, cache_folder(config))
+
+
+def source_options(config: Config) -> dict[str, Any]:
+    """The options of the text source."""
+    data = config.data
+    if data.kind == "documentation":
+        return {"packages": list(data.packages), "min_chars": data.min_chars}
+    if data.kind == "jsonl":
+        return {"paths": list(data.paths), "text_key": data.text_key, "id_key": data.id_key}
+    return {
+        "name": data.dataset,
+        "config_name": data.dataset_config,
+        "split": data.dataset_split,
+        "text_key": data.text_key,
+        "revision": data.dataset_revision,
+    }

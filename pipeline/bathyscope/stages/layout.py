@@ -1,0 +1,65 @@
+"""How rows are cut into chunks, shards and units. Pure arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bathyscope.config import StoreConfig
+from bathyscope.stores.shards import ArraySpec
+
+
+class Column(NamedTuple):
+    """An array before it is laid out."""
+
+    name: str
+    row_shape: tuple[int, ...]
+    dtype: str
+    logical_dtype: str
+
+
+class Layout(NamedTuple):
+    """Arrays of one segment whose shards fill the same units."""
+
+    arrays: tuple[ArraySpec, ...]
+    rows_per_unit: int
+
+
+def items_per_unit(
+    num_items: int, *, rows_per_item: int, batch_items: int, store: StoreConfig
+) -> int:
+    """Items of a unit: near the wanted size, at least `min_units` units, whole batches."""
+    wanted = store.items_per_unit or max(store.unit_tokens // rows_per_item, 1)
+    if not store.items_per_unit:
+        wanted = min(wanted, -(-num_items // store.min_units))
+    return max(-(-wanted // batch_items) * batch_items, batch_items)
+
+
+def lay_out(columns: Sequence[Column], *, unit_rows: int, store: StoreConfig) -> Layout:
+    """Chunks near `chunk_bytes` (a power of two of rows), and shards that divide the unit.
+
+    A unit is padded to whole chunks of every array.
+    """
+    bare = [ArraySpec(*column, chunk_rows=1, shard_rows=1) for column in columns]
+    chunk_rows = [_chunk_rows(b.row_bytes, unit_rows, store.chunk_bytes) for b in bare]
+    padded = -(-unit_rows // max(chunk_rows)) * max(chunk_rows)
+    arrays = []
+    for column, spec, rows in zip(columns, bare, chunk_rows, strict=True):
+        shards = _num_shards(padded // rows, rows * spec.row_bytes, store.shard_bytes)
+        arrays.append(ArraySpec(*column, chunk_rows=rows, shard_rows=padded // shards))
+    return Layout(tuple(arrays), padded)
+
+
+def _chunk_rows(row_bytes: int, unit_rows: int, chunk_bytes: int) -> int:
+    rows = 1
+    while 2 * rows * row_bytes <= chunk_bytes and 2 * rows <= unit_rows:
+        rows *= 2
+    return rows
+
+
+def _num_shards(chunks: int, chunk_bytes: int, shard_bytes: int) -> int:
+    most = max(shard_bytes // chunk_bytes, 1)
+    shards = -(-chunks // most)
+    while chunks % shards:
+        shards += 1
+    return shards

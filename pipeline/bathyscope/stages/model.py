@@ -1,0 +1,105 @@
+"""The model of a run, described without weights and loaded as far as the hook points need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bathyscope.config import Config
+from bathyscope.errors import ConfigError
+from bathyscope.models.hook_points import HookPoint, layers_needed
+from bathyscope.models.load import LoadedModel, load_model, model_digest
+from bathyscope.models.precision import default_device_kind, resolve_dtype
+from bathyscope.models.shapes import ModelShape, model_shape
+from bathyscope.models.sources import SMOLLM2_NAME
+from bathyscope.stages.inputs import cache_folder, model_folder
+from bathyscope.values import Json
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What stages must know before weights are loaded."""
+
+    name: str
+    folder: Path
+    shape: ModelShape
+    dtype: torch.dtype
+    dtype_reason: str
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype as the configuration spells it."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def hook(self, name: str) -> HookPoint:
+        """The hook point of that name."""
+        return next(hook for hook in self.shape.hooks if hook.name == name)
+
+    def digest(self, config: Config) -> Json:
+        """What identifies the weights and the config."""
+        return dict(model_digest(self.folder, cache_folder=cache_folder(config)))
+
+
+def describe_model(config: Config) -> ModelFacts:
+    """Resolve hook points, widths and dtype on a model without weights.
+
+    Raises `HookPointError` with near matches for a name that fits nothing, and `ConfigError`
+    for sequences longer than the model's context.
+    """
+    folder = model_folder(config)
+    shape = model_shape(folder, config.hooks.points)
+    if shape.context_length is not None and config.data.sequence_length > shape.context_length:
+        raise ConfigError(
+            f"data.sequence_length is {config.data.sequence_length}, but the model was made for "
+            f"at most {shape.context_length} tokens. Choose a shorter one."
+        )
+    dtype, reason = resolve_dtype(config.model.dtype, default_device_kind())
+    return ModelFacts(_name(config, folder), folder, shape, dtype, reason)
+
+
+def load_for_hooks(config: Config) -> tuple[LoadedModel, list[HookPoint]]:
+    """The model up to its last hook point, without head, and the hook points in it."""
+    facts = describe_model(config)
+    layers = layers_needed(facts.shape.hooks)
+    return _load(config, facts, layers=layers, head=layers is None), facts.shape.hooks
+
+
+def load_tail(config: Config, first_layer: int) -> LoadedModel:
+    """The layers from `first_layer` on, with the head: restarts from stored activations."""
+    facts = describe_model(config)
+    return _load(config, facts, layers=(first_layer, facts.shape.num_layers), head=True)
+
+
+def load_whole(config: Config) -> LoadedModel:
+    """All layers and the head."""
+    return _load(config, describe_model(config), layers=None, head=True)
+
+
+def _load(
+    config: Config, facts: ModelFacts, *, layers: tuple[int, int] | None, head: bool
+) -> LoadedModel:
+    model = config.model
+    return load_model(
+        facts.folder,
+        dtype=facts.dtype,
+        layers=layers,
+        head=head,
+        device_map=model.device_map,
+        max_memory=_max_memory(model.max_memory),
+        offload_folder=model.offload_folder,
+        attention=model.attention,
+    )
+
+
+def _name(config: Config, folder: Path) -> str:
+    if config.model.kind == "smollm2_135m":
+        return SMOLLM2_NAME
+    if config.model.kind == "hub":
+        return f"{config.model.repo} at {config.model.revision}"
+    return folder.name
+
+
+def _max_memory(limits: dict[str, str]) -> dict[int | str, int | str] | None:
+    return {int(k) if k.isdigit() else k: v for k, v in limits.items()} or None

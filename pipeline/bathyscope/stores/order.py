@@ -1,0 +1,127 @@
+"""The order of shuffled reads: a pure function of (seed, epoch, step).
+
+Chunks are permuted and dealt to virtual streams; each stream is cut into windows of whole
+chunks, and the rows of a window are permuted. A batch takes an equal share of every stream, in
+stream order. Any step is reached by reading at most two windows per stream; ranks own whole
+streams, so the rows of a step do not depend on how many ranks share the work.
+
+Sizes are kept per chunk: 10⁹ chunks cost 8 GB, so a store of that size is read a few segments
+at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from bathyscope.errors import ConfigError
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Whole chunks that are shuffled together."""
+
+    stream: int
+    index: int
+    chunks: Ints
+    """Chunk numbers, in the order in which they are read."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows that one stream gives to one batch: a range inside one window."""
+
+    window: Window
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class EpochOrder:
+    """The order of one epoch.
+
+    `sizes` [chunks] counts the rows of each chunk that pass the filter.
+    """
+
+    sizes: Ints
+    seed: int
+    epoch: int
+    batch_rows: int
+    num_streams: int
+    window_chunks: int
+
+    def __post_init__(self) -> None:
+        if self.batch_rows % self.num_streams:
+            raise ConfigError(
+                f"A batch of {self.batch_rows} rows does not divide over {self.num_streams} "
+                "streams. Choose train.batch_rows as a multiple of store.streams."
+            )
+
+    @cached_property
+    def num_steps(self) -> int:
+        """Whole batches in the epoch: the shortest stream decides, the rest is left out."""
+        share = self.batch_rows // self.num_streams
+        return int(min(self.sizes[s].sum() for s in self._streams) // share)
+
+    def shares(self, step: int) -> list[Share]:
+        """What each stream gives to a step, in stream order."""
+        if not 0 <= step < self.num_steps:
+            raise IndexError(f"step {step} of an epoch of {self.num_steps} steps")
+        per_stream = self.batch_rows // self.num_streams
+        shares: list[Share] = []
+        for stream in range(self.num_streams):
+            shares += self._cut(stream, step * per_stream, (step + 1) * per_stream)
+        return shares
+
+    def permutation(self, window: Window) -> Ints:
+        """The order of the rows of a window."""
+        generator = np.random.default_rng([self.seed, self.epoch, 1, window.stream, window.index])
+        return generator.permutation(int(self.sizes[window.chunks].sum()))
+
+    @cached_property
+    def _streams(self) -> list[Ints]:
+        chunks = np.random.default_rng([self.seed, self.epoch, 0]).permutation(len(self.sizes))
+        return [chunks[s :: self.num_streams] for s in range(self.num_streams)]
+
+    @cached_property
+    def _edges(self) -> list[Ints]:
+        """Per stream, the row at which each window begins, and the end."""
+        edges = []
+        for chunks in self._streams:
+            ends = np.concatenate([[0], np.cumsum(self.sizes[chunks])])
+            cuts = [*range(0, len(chunks), self.window_chunks), len(chunks)]
+            edges.append(ends[cuts].astype(np.int64))
+        return edges
+
+    def _cut(self, stream: int, start: int, stop: int) -> list[Share]:
+        edges = self._edges[stream]
+        first = int(np.searchsorted(edges, start, side="right")) - 1
+        shares = []
+        for index in range(first, len(edges) - 1):
+            begin, end = int(edges[index]), int(edges[index + 1])
+            if begin >= stop:
+                break
+            low, high = max(start, begin) - begin, min(stop, end) - begin
+            if high > low:
+                shares.append(Share(self._window(stream, index), low, high))
+        return shares
+
+    def _window(self, stream: int, index: int) -> Window:
+        first = index * self.window_chunks
+        return Window(stream, index, self._streams[stream][first : first + self.window_chunks])
+
+
+def choose_streams(num_chunks: int, *, wanted: int, batch_rows: int, min_chunks: int = 16) -> int:
+    """The number of streams: the wanted one, halved until each holds enough chunks.
+
+    With few chunks per stream, one chunk more or less would leave a large share of an epoch out.
+    """
+    streams = max(wanted, 1)
+    while streams > 1 and (num_chunks // streams < min_chunks or batch_rows % streams):
+        streams //= 2
+    return streams

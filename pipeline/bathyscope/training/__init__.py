@@ -1,0 +1,1 @@
+"""Trains dictionaries: losses, schedule, step and loop."""
