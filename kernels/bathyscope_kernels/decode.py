@@ -64,6 +64,8 @@ class _Decode(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         values, indices, W_dec = ctx.saved_tensors
+        # The gradient of a plain sum is one number with stride 0, which BLAS cannot walk.
+        grad = grad.contiguous()
         grad_values, grad_W, grad_b = None, None, None
         if ctx.needs_input_grad[0]:
             dots = sampled_dot(grad, indices, matrix=W_dec, workspace_bytes=ctx.workspace_bytes)

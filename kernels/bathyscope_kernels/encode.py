@@ -5,20 +5,20 @@ The [rows, latents] pre-activations exist only a block at a time ("Scaling and e
 autoencoders", Gao et al. 2024, arXiv:2406.04093, equation 3).
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bathyscope_kernels.dispatch import gather_sum, scatter_sum
-from bathyscope_kernels.select import best_of_block, finish, group_count, merge
+from bathyscope_kernels.select import best_of_block, choose_groups, finish, merge
 from bathyscope_kernels.workspace import WORKSPACE_BYTES, accumulate_dtype, blocks
 
 # On the reference CPU (AVX2, 32 MB of L3) blocks of 512 rows and 8192 latents make the matmul
 # quicker than one call for all rows, and the scores are still in the cache when they are selected.
 _MAX_ROWS = 512
 _MAX_LATENTS = 8192
+_MIN_LATENTS = 16
 
 
 class Encoded(NamedTuple):
@@ -28,7 +28,7 @@ class Encoded(NamedTuple):
     """[rows, k] float32 (float64 from float64 inputs); 0 past the count. Carries gradient."""
     indices: Tensor
     """[rows, k] int32; 0 past the count."""
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody misses
     """[rows] int32: how many entries are above zero. A NaN counts as one."""
 
 
@@ -151,32 +151,23 @@ def _select(
     workspace_bytes: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = accumulate_dtype(x=x, W_enc=W_enc, b_enc=b_enc)
-    num_latents = W_enc.shape[0] if subset is None else subset.numel()
-    copies_W = subset is not None or W_enc.dtype != dtype
-    width = _latents_per_block(num_latents, W_enc.shape[1] if copies_W else 0, workspace_bytes)
-    group_size = group_count(width, min(k, width))
-    padded = -(-width // group_size) * group_size
-    # What is left when a copy of a block of W_enc stands: half of the workspace or more.
-    per_row = _bytes_per_row(padded, k, group_size) + dtype.itemsize * x.shape[1]
-    num_rows = max(1, min(_MAX_ROWS, x.shape[0], workspace_bytes // 2 // per_row))
-
+    plan = _plan(x, W_enc, subset, k, workspace_bytes)
     values = x.new_empty(x.shape[0], k, dtype=dtype)
     indices = torch.empty(x.shape[0], k, dtype=torch.int32, device=x.device)
     count = torch.empty(x.shape[0], dtype=torch.int32, device=x.device)
-    scores = x.new_empty(num_rows, padded, dtype=dtype)
-    for rows in blocks(x.shape[0], num_rows):
+    scores = x.new_empty(plan.num_rows, plan.padded_latents, dtype=dtype)
+    for rows in blocks(x.shape[0], plan.num_rows):
         rows_x = x[rows].to(dtype)
         best: tuple[Tensor, Tensor] | None = None
-        for latents, block_W, block_b in _encoder_blocks(W_enc, b_enc, subset, width, dtype):
+        for latents in blocks(plan.total, plan.num_latents):
             filled = scores[: rows_x.shape[0]]
             num_block = latents.stop - latents.start
-            filled[:, num_block:] = -torch.inf
-            torch.addmm(block_b, rows_x, block_W.T, out=filled[:, :num_block])
+            _score(rows_x, W_enc, b_enc, subset, latents, filled)
             found = best_of_block(
                 filled,
                 num_latents=num_block,
                 k=min(k, num_block),
-                group_size=group_size,
+                group_size=plan.group_size,
                 workspace_bytes=workspace_bytes // 4,
             )
             found = (found[0], found[1] + latents.start)
@@ -186,28 +177,55 @@ def _select(
     return values, indices, count
 
 
-def _encoder_blocks(
-    W_enc: Tensor, b_enc: Tensor, subset: Tensor | None, width: int, dtype: torch.dtype
-) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    num_latents = W_enc.shape[0] if subset is None else subset.numel()
-    for latents in blocks(num_latents, width):
-        if subset is None:
-            block_W, block_b = W_enc[latents], b_enc[latents]
-        else:
-            block_W, block_b = W_enc[subset[latents]], b_enc[subset[latents]]
-        yield latents, block_W.to(dtype), block_b.to(dtype)
+class _Plan(NamedTuple):
+    """How much is scored at a time."""
+
+    total: int
+    num_rows: int
+    num_latents: int
+    padded_latents: int
+    group_size: int
 
 
-def _latents_per_block(num_latents: int, copied_columns: int, workspace_bytes: int) -> int:
-    """Return how many latents to score at once: equal blocks within a quarter of the workspace."""
-    # A score or a copied weight takes 8 bytes at most, a copy 16 while it is being converted;
-    # 64 scores per latent leave room for 64 rows or more.
-    fitting = workspace_bytes // 4 // (8 * max(64, 2 * copied_columns))
-    width = max(1, min(num_latents, _MAX_LATENTS, fitting))
-    return -(-num_latents // -(-num_latents // width))
+def _plan(x: Tensor, W_enc: Tensor, subset: Tensor | None, k: int, workspace_bytes: int) -> _Plan:
+    """Cut rows and latents so that at most half of the workspace goes to copies of W_enc.
 
+    A quarter is kept for rows that are selected again; scores and candidates get the rest.
+    """
+    dtype = accumulate_dtype(x=x, W_enc=W_enc)
+    total = W_enc.shape[0] if subset is None else subset.numel()
+    gathered = 0 if subset is None else W_enc.dtype.itemsize
+    converted = 0 if W_enc.dtype == dtype else dtype.itemsize
+    copied_bytes = W_enc.shape[1] * (gathered + converted)
+    # 64 scores per latent leave room for about 64 rows or more.
+    fitting = workspace_bytes // 2 // max(64 * dtype.itemsize, copied_bytes)
+    widest = min(total, _MAX_LATENTS, max(_MIN_LATENTS, fitting))
+    # Equal blocks: a short last one would cost as many calls as a full one.
+    num_latents = -(-total // -(-total // widest))
 
-def _bytes_per_row(padded: int, k: int, group_size: int) -> int:
-    """Return an upper bound of the workspace per row: scores, candidates, keys of the best."""
+    group_size, padded = choose_groups(num_latents, min(k, num_latents))
     candidates = group_size * (k + 1) if group_size > 1 else padded
-    return 8 * (padded + padded // group_size) + 24 * candidates + 96 * (k + 1)
+    per_row = dtype.itemsize * (2 * padded + x.shape[1]) + 24 * candidates + 96 * (k + 1)
+    left = workspace_bytes * 3 // 4 - copied_bytes * num_latents
+    num_rows = max(1, min(_MAX_ROWS, x.shape[0], left // per_row))
+    return _Plan(total, num_rows, num_latents, padded, group_size)
+
+
+def _score(
+    rows_x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    subset: Tensor | None,
+    latents: slice,
+    filled: Tensor,
+) -> None:
+    """Write the scores of some latents to the left of `filled` and -inf to the rest."""
+    if subset is None:
+        block_W, block_b = W_enc[latents], b_enc[latents]
+    else:
+        block_W, block_b = W_enc[subset[latents]], b_enc[subset[latents]]
+    width = latents.stop - latents.start
+    filled[:, width:] = -torch.inf
+    # Converted here because a bfloat16 matmul rounds its scores, and crawls without AVX-512.
+    dtype = filled.dtype
+    torch.addmm(block_b.to(dtype), rows_x, block_W.to(dtype).T, out=filled[:, :width])

@@ -21,14 +21,19 @@ from bathyscope_kernels.workspace import blocks
 _INT_OF = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
-def group_count(num_latents: int, k: int) -> int:
-    """Return into how many columns each group of the two-level selection is cut, 1 for no groups.
+def choose_groups(num_latents: int, k: int) -> tuple[int, int]:
+    """Return the group size of the two-level selection (1 for none) and the padded column count.
 
     A row costs num_latents / g entries for the maxima and g * (k + 1) for the members, least at
-    g = sqrt(num_latents / (k + 1)); below 3 the saving no longer pays for the gather.
+    g = sqrt(num_latents / (k + 1)); below 3 the saving no longer pays for the gather. g is rounded
+    to a multiple of 4 so that common numbers of latents need no padding. A group takes every n-th
+    column with n a multiple of 16: rows that do not start on a cache line made the matmul that
+    fills them up to 20 % slower (2048 rows, d 576, 8192 latents, AVX2).
     """
-    size = math.isqrt(num_latents // (k + 1))
-    return size if size >= 3 else 1
+    best = math.sqrt(num_latents / (k + 1))
+    group_size = max(4, round(best / 4) * 4) if best >= 3 else 1
+    per_step = 16 * group_size
+    return group_size, -(-num_latents // per_step) * per_step
 
 
 def best_of_block(
@@ -37,7 +42,7 @@ def best_of_block(
     """Return values [rows, k] and int64 indices [rows, k] of the k largest scores of each row.
 
     `scores` is float32 or float64 [rows, columns]; columns from `num_latents` on are padding that
-    holds -inf and makes `columns` a multiple of `group_size`. Wants 1 <= k <= num_latents. Scores
+    holds -inf, as many as `choose_groups` wants. Wants 1 <= k <= num_latents. Scores
     that are not positive come in no particular order, after all that are.
     """
     width = min(k + 1, num_latents)

@@ -2,7 +2,7 @@
 
 Every operation cuts its work into blocks so that its temporaries fit `WORKSPACE_BYTES`. Lists as
 long as the output (rows times k indices and coefficients) come on top. Below a few kilobytes the
-bound gives way: a block never has less than one row.
+bound gives way: a block never has less than one row or one column.
 """
 
 from collections.abc import Iterator
@@ -38,6 +38,11 @@ def blocks(total: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
 
 
+def is_usable(matrix: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether `matrix` can be gathered from as it is: in `dtype`, unit stride in a row."""
+    return matrix.dtype == dtype and matrix.stride(1) == 1
+
+
 def column_blocks(
     matrix: Tensor,
     dtype: torch.dtype,
@@ -49,11 +54,11 @@ def column_blocks(
     """Yield the columns of `matrix` [rows, columns] in `dtype`, with unit stride along a row.
 
     With `subset` (int64 row numbers) only those rows are taken. A matrix that is usable as it is
-    comes back whole and uncopied; any other is copied some columns at a time, so that the copy,
-    plus `extra_rows` more rows that the caller makes of each block, fits `budget_bytes`.
+    comes back whole and uncopied, if `extra_rows` is 0; else columns are copied some at a time, so
+    that a copy, plus `extra_rows` more rows that the caller makes of it, fits `budget_bytes`.
     """
     columns = matrix.shape[1]
-    if subset is None and matrix.dtype == dtype and matrix.stride(1) == 1:
+    if subset is None and extra_rows == 0 and is_usable(matrix, dtype):
         yield slice(0, columns), matrix
         return
     rows = matrix.shape[0] if subset is None else subset.numel()

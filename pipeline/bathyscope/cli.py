@@ -40,7 +40,9 @@ def run_command(argv: list[str]) -> int:
         return INTERRUPTED
 
 
-def compose(overrides: Sequence[str], *, config_dir: str | None = None) -> tuple[Config, DictConfig]:
+def compose(
+    overrides: Sequence[str], *, config_dir: str | None = None
+) -> tuple[Config, DictConfig]:
     """The validated configuration, and the same as Hydra composed it.
 
     Raises `ConfigError` with near matches for an unknown key, group or choice.
@@ -97,11 +99,12 @@ def _call(command: str, config: Config, resolved: DictConfig, overrides: list[st
 
         _say("\n".join(plan(config)["lines"]))
         return 0
+    record: Any = OmegaConf.to_container(resolved, resolve=True)
     stages = runs.STAGES if command == "run" else (command,)
     runs.run(
         config,
         stages=stages,
-        resolved=OmegaConf.to_container(resolved, resolve=True),
+        resolved=record,
         overrides=overrides,
         command=command,
     )

@@ -55,8 +55,8 @@ class DataConfig:
     dataset_config: str | None = option(None, "configuration of that dataset")
     dataset_split: str = option("train", "split of that dataset")
     dataset_revision: str | None = option(None, "commit hash of that dataset")
-    train_tokens: int = option(220_000, "training tokens wanted; 0 takes all there are")
-    held_out_tokens: int = option(24_000, "held-out tokens wanted; 0 takes all there are")
+    train_tokens: int = option(208_000, "training tokens wanted; 0 takes all there are")
+    held_out_tokens: int = option(20_000, "held-out tokens wanted; 0 takes all there are")
     held_out_share: float = option(0.1, "share of documents that are held out")
     sequence_length: int = option(256, "tokens of a sequence")
     seed: int = option(0, "order of documents and the split")
@@ -88,7 +88,7 @@ class TrainConfig:
 
     epochs: int = option(5, "passes over the training rows")
     batch_rows: int = option(4096, "rows of a step")
-    lr: float = option(1e-3, "peak learning rate of Adam")
+    lr: float = option(3e-3, "peak learning rate of Adam")
     warmup_share: float = option(0.05, "share of the steps with a growing learning rate")
     decay_share: float = option(0.3, "share of the steps, at the end, with a falling rate")
     auxk_weight: float = option(1 / 32, "weight of the AuxK loss; 0 turns it off")
@@ -130,7 +130,7 @@ class ClusterConfig:
 class EvaluateConfig:
     """How the dictionary is measured."""
 
-    splice_tokens: int = option(12_000, "held-out targets of the spliced model; 0 takes all")
+    splice_tokens: int = option(8_500, "held-out targets of the spliced model; 0 takes all")
     control_components: int = option(32, "components of the PCA control")
     resamples: int = option(2000, "bootstrap resamples over documents")
     seed: int = option(0, "bootstrap and random dictionary")

@@ -54,6 +54,7 @@ def peak_bytes() -> Callable[[Callable[[], object]], int]:
                 live += event.nbytes()
                 peak = max(peak, live)
         del kept
+        assert peak > 0, "the profiler reported no allocations, so this measures nothing"
         return peak
 
     return measure

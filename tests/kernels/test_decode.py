@@ -98,6 +98,19 @@ def test_empty_inputs_give_the_bias_and_zero_gradients(rows: int, k: int, latent
     assert grads[2].tolist() == [rows, rows]
 
 
+@pytest.mark.parametrize("case", [GATHERED[1], MULTIPLIED[2]])
+def test_the_gradient_of_a_plain_sum_is_right(
+    oracle: SimpleNamespace, case: tuple[int, int, int, int]
+) -> None:
+    # Autograd hands down one number expanded to [rows, d_out], with stride 0.
+    values, indices, W, b = make(oracle, *case)
+    inputs = [t.requires_grad_() for t in (values, W, b)]
+    got = torch.autograd.grad(sparse_decode(values, indices, W, b).sum(), inputs)
+    reference = (oracle.decode(values, indices, W) + b.double()).sum()
+    for grad, wanted in zip(got, torch.autograd.grad(reference, inputs), strict=True):
+        assert torch.equal(grad, wanted)
+
+
 def test_nan_stays_in_its_row(oracle: SimpleNamespace) -> None:
     for case in (GATHERED[2], MULTIPLIED[2]):
         values, indices, W, b = make(oracle, *case)

@@ -63,8 +63,8 @@ def test_what_was_not_measured_is_null_in_pages_and_nan_in_numbers() -> None:
     numbers = _value(files["data/numbers-0000.js"])
     assert isinstance(numbers, dict)
     decoded = {k: np.frombuffer(base64.b64decode(v), "<f4") for k, v in numbers.items()}
-    np.testing.assert_array_equal(decoded["density"], np.float32([np.nan, 0.0]))
-    np.testing.assert_array_equal(decoded["mean"], np.float32([np.nan, 0.25]))
+    np.testing.assert_array_equal(decoded["density"], np.array([np.nan, 0.0], np.float32))
+    np.testing.assert_array_equal(decoded["mean"], np.array([np.nan, 0.25], np.float32))
 
 
 def test_words_are_the_leading_tokens_without_repeats() -> None:

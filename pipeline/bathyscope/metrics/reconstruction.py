@@ -59,8 +59,8 @@ class Reconstruction:
     def update(self, x: Tensor, x_hat: Tensor, *, num_active: Tensor) -> None:
         """Add rows x and x_hat [rows, width], any float dtype, with their L0 [rows].
 
-        `num_active` is `count_active(values)` for top-k rows. Raises `NonFiniteError` and leaves
-        the sums untouched when a value is NaN or infinite.
+        `num_active` is `count_active(values)` for top-k rows; all on one device.
+        Raises `NonFiniteError` and leaves the sums untouched when a value is NaN or infinite.
         """
         self._check_shapes(x, x_hat, num_active)
         require_finite("x", x)

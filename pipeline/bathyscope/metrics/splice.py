@@ -95,7 +95,8 @@ class TokenLosses:
         """Add a batch of one variant; pass the clean logits twice for the clean variant.
 
         `logits` and `clean_logits` are [b, p, vocabulary]; `targets` integer and `keep` bool are
-        [b, p] (see `next_tokens`); `documents` integer is [b], or [b, p] for packed items.
+        [b, p] (see `next_tokens`); `documents` integer is [b], or [b, p] for packed items; all on
+        one device.
         A document may come in several batches, but each of its tokens once per variant.
         Raises `NonFiniteError` when a loss is not finite, before anything is added.
         """

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from bathyscope.errors import HookPointError
 from bathyscope.models.capture import capture
+from bathyscope.models.families import ALIAS_KINDS
 from bathyscope.models.hook_points import HookPoint, resolve
 from bathyscope.models.load import read_config
 
@@ -58,8 +59,14 @@ def model_shape(folder: str | Path, hook_points: Sequence[str]) -> ModelShape:
 
 
 def _widths(model: nn.Module, hooks: Sequence[HookPoint]) -> list[int]:
+    # Every alias stands on or beside the residual stream.
+    if all(hook.name.partition(".")[0] in ALIAS_KINDS for hook in hooks):
+        return [int(model.config.hidden_size)] * len(hooks)
     tokens = torch.zeros(2, 3, dtype=torch.int64, device="meta")
-    seen = capture(model.eval(), hooks, {"input_ids": tokens, "use_cache": False})
+    # A finished mask keeps models from looking at values that an empty tensor does not have.
+    mask = torch.zeros(2, 1, 3, 3, device="meta")
+    inputs = {"input_ids": tokens, "attention_mask": mask, "use_cache": False}
+    seen = capture(model.eval(), hooks, inputs)
     for name, tensor in seen.items():
         if tensor.ndim != 3 or tensor.shape[:2] != (2, 3):
             raise HookPointError(

@@ -56,6 +56,8 @@ bathyscope.format = (() => {
 
   const mark = (text) => make("span", { class: "mark" }, text);
 
+  const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
+
   function make(tag, attributes = {}, ...children) {
     const isShape = ["svg", "rect", "path", "text", "title"].includes(tag);
     const element = isShape
@@ -66,5 +68,5 @@ bathyscope.format = (() => {
     return element;
   }
 
-  return { isMeasured, number, token, make };
+  return { isMeasured, number, counted, token, make };
 })();

@@ -3,7 +3,7 @@
 "use strict";
 
 bathyscope.latent = (() => {
-  const { isMeasured, make, number, token } = bathyscope.format;
+  const { counted, isMeasured, make, number, token } = bathyscope.format;
 
   function show(container, page, strings) {
     const parts = [heading(page), facts(page)];
@@ -61,7 +61,7 @@ bathyscope.latent = (() => {
       const tall = (Math.log10(1 + count) / highest) * (base - 8);
       const box = { x: x(edges[i]) + 0.5, y: base - tall, height: tall };
       box.width = Math.max(x(edges[i + 1]) - x(edges[i]) - 1, 0.5);
-      const told = `${number(edges[i])} to ${number(edges[i + 1])}: ${number(count)} tokens`;
+      const told = `${number(edges[i])} to ${number(edges[i + 1])}: ${counted(count, "token")}`;
       return make("rect", { class: "bar", ...box }, make("title", {}, told));
     });
     const labels = [edges[0], edges[edges.length - 1]].map((edge, i) => {
@@ -69,13 +69,13 @@ bathyscope.latent = (() => {
       return make("text", { class: "tick", ...place }, number(edge));
     });
     const floor = make("path", { class: "rule", d: `M4 ${base}H${width - 4}` });
-    const total = number(counts.reduce((sum, count) => sum + count, 0));
+    const total = counted(counts.reduce((sum, count) => sum + count, 0), "token");
     const box = { viewBox: `0 0 ${width} ${height}`, role: "img" };
-    box["aria-label"] = `Histogram of activations on ${total} tokens`;
+    box["aria-label"] = `Histogram of activations on ${total}`;
     return make(
       "figure",
       { class: "plot" },
-      make("figcaption", {}, make("b", {}, "Activations"), quiet(` ${total} tokens, log heights`)),
+      make("figcaption", {}, make("b", {}, "Activations"), quiet(` ${total}, log heights`)),
       make("svg", box, ...bars, floor, ...labels),
     );
   }
@@ -119,7 +119,7 @@ bathyscope.latent = (() => {
     const parts = [lineBreaks()];
     for (const [band, members] of bands) {
       const name = strings[band];
-      const count = members.length === 1 ? " 1 example" : ` ${members.length} examples`;
+      const count = ` ${counted(members.length, "example")}`;
       parts.push(make("h4", {}, name.charAt(0).toUpperCase() + name.slice(1), quiet(count)));
       parts.push(...members.map((example) => passage(example, strings, scale)));
     }

@@ -72,7 +72,8 @@
     const text = field.value.trim();
     const value = text === "" ? NaN : Number(text.replaceAll("−", "-"));
     field.setAttribute("aria-invalid", String(text !== "" && Number.isNaN(value)));
-    return value;
+    // Densities are float32: a bound of 0.1 must let a density of 0.1 pass.
+    return Math.fround(value);
   }
 
   async function follow(table) {
