@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,4 +130,10 @@ class Receipt:
         """Whether two workers made the same: the rows, not the time or the place, decide."""
         mine = [(s.key, s.rows_digest) for s in self.shards]
         theirs = [(s.key, s.rows_digest) for s in other.shards]
-        return mine == theirs and self.valid == other.valid and self.figures == other.figures
+        same_figures = _text(self.figures) == _text(other.figures)
+        return mine == theirs and self.valid == other.valid and same_figures
+
+
+def _text(figures: Mapping[str, Any]) -> str:
+    # As they are stored: a tuple is a list there, and NaN is equal to NaN.
+    return json.dumps(json.loads(json.dumps(dict(figures))), sort_keys=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import importlib
 import logging
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -65,6 +66,10 @@ class Worker:
         with self._lock:
             return self._progress
 
+    def pid(self) -> int:
+        """Process of this worker."""
+        return os.getpid()
+
     def close(self) -> None:
         """Let go of the open stage: models and readers."""
         self._key, self._context = None, None
@@ -100,6 +105,10 @@ class Cluster:
         self._do_all(stage, begun, sink)
         ray.get([actor.close.remote() for actor in self._actors])
         return finish(stage, config, begun, sink)
+
+    def worker_pids(self) -> list[int]:
+        """Processes of the workers, on whatever host they are."""
+        return list(ray.get([actor.pid.remote() for actor in self._actors]))
 
     def close(self) -> None:
         """Stop the workers, and Ray when it was started here."""

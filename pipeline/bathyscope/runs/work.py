@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
-from bathyscope.runs.identity import digest, refuse
+from bathyscope.errors import StoreError
+from bathyscope.runs.identity import digest, refuse, same
 from bathyscope.stores.manifests import COMPLETE, OPEN, Manifest, Segment, every, latest, publish
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.receipts import Receipts
@@ -58,42 +60,93 @@ class Begun:
 def begin(run: Objects, work: Work, *, force: bool) -> Begun:
     """Open the artifact for its work: complete, to be resumed, or new.
 
-    Raises `IdentityMismatch`, which names the differing fields, when something else is there
-    and `force` is false.
+    A complete artifact is taken up again when readers would miss units of it, because their
+    receipts were deleted or set aside. Raises `IdentityMismatch`, which names the differing
+    fields, when something else is there and `force` is false.
     """
     objects = run.at(work.artifact)
     newest = latest(objects)
-    if newest is not None and newest.identity != work.identity and not force:
-        raise refuse(objects.location, newest.identity, work.identity, work.hint)
-    if newest is not None and newest.identity == work.identity:
-        if newest.state == COMPLETE:
-            return Begun(work, objects, complete=True, remaining=())
-    else:
+    if newest is not None and not same(newest.identity, work.identity):
+        if not force:
+            raise refuse(objects.location, newest.identity, work.identity, work.hint)
+        newest = None
+    if newest is None:
         publish(objects, Manifest(OPEN, work.identity, (work.segment,), work.facts))
+    elif newest.state == COMPLETE:
+        holes = {s.name for s in newest.segments if s.arrays and _remaining(objects, s)}
+        if not holes:
+            return Begun(work, objects, complete=True, remaining=())
+        if work.segment.name not in {s.name for s in newest.segments}:
+            # Its units wrote other segments, so their receipts vouch for rows that are gone.
+            objects.delete_folder(f"receipts/{work.segment.name}")
     create_segment(objects, work.segment)
-    done = Receipts(objects, work.segment.name).done()
-    remaining = tuple(u for u in work.plan.units() if u.index not in done)
-    return Begun(work, objects, complete=False, remaining=remaining)
+    return Begun(work, objects, complete=False, remaining=_remaining(objects, work.segment))
 
 
 def finish(begun: Begun, facts: Json, *, segments: tuple[Segment, ...] | None = None) -> Manifest:
     """Publish the complete manifest and remove segments that it replaced.
 
-    `segments` are what readers find; the segment of the work itself when it is None.
+    `segments` are what readers find; the segment of the work itself when it is None. Raises
+    `StoreError` when units are not done, or when another run has begun to replace the artifact.
     """
     work, objects = begun.work, begun.objects
+    _check_finished(begun)
     kept = (work.segment,) if segments is None else segments
     published = publish(objects, Manifest(COMPLETE, work.identity, kept, {**work.facts, **facts}))
     objects.delete_folder(f"leases/{work.segment.name}")
     names = {work.segment.name, *(s.name for s in kept)}
     for old in {s.name for m in every(objects) for s in m.segments} - names:
         _remove_segment(objects, old)
+    for folder in objects.children():
+        for name in names:
+            objects.sweep(f"{folder}/{name}")
     return published
+
+
+def _remaining(objects: Objects, segment: Segment) -> tuple[Unit, ...]:
+    done = Receipts(objects, segment.name).done()
+    return tuple(u for u in segment.plan.units() if u.index not in done)
+
+
+def _check_finished(begun: Begun) -> None:
+    work, objects = begun.work, begun.objects
+    newest = latest(objects)
+    if newest is not None and not same(newest.identity, work.identity):
+        raise StoreError(
+            f"Another run has begun to replace {objects.location} while this one was working. "
+            "Nothing was published. Let it finish, or stop it and run this one with force=true."
+        )
+    missing = _remaining(objects, work.segment)
+    if missing:
+        raise StoreError(
+            f"{len(missing)} of {work.plan.num_units} {work.unit_name} of {objects.location} have "
+            f"no receipt, the first is {missing[0].index}. Nothing was published. Run the stage "
+            "again: only these are done."
+        )
 
 
 def _remove_segment(objects: Objects, name: str) -> None:
     # Receipts go first: shards without a receipt are nothing, receipts without shards a fault.
-    objects.delete_folder(f"receipts/{name}")
-    for folder in objects.children():
-        if name in objects.children(folder):
-            objects.delete_folder(f"{folder}/{name}")
+    folders = sorted(objects.children(), key=lambda folder: folder != "receipts")
+    for folder in (*folders, ""):
+        _remove_named(objects, folder, name)
+
+
+def _remove_named(objects: Objects, folder: str, segment: str) -> None:
+    for file in objects.files(folder):
+        if _belongs(file, segment):
+            objects.delete(f"{folder}/{file}")
+    children = objects.children(folder)
+    old = [child for child in children if _belongs(child, segment)]
+    for child in old:
+        objects.delete_folder(f"{folder}/{child}")
+        objects.sweep(f"{folder}/{child}")
+    if old and len(old) == len(children):
+        # Nothing but the metadata of an empty Zarr group would stay.
+        objects.delete_folder(folder)
+        objects.sweep(folder)
+
+
+def _belongs(entry: str, segment: str) -> bool:
+    """Whether a file or folder is named after a segment or one derived from it."""
+    return entry == segment or segment in re.split(r"[.-]", entry)

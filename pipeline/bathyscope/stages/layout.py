@@ -36,18 +36,24 @@ def items_per_unit(
 
 
 def lay_out(columns: Sequence[Column], *, unit_rows: int, store: StoreConfig) -> Layout:
-    """Chunks near `chunk_bytes` (a power of two of rows), and shards that divide the unit.
+    """Chunks near `chunk_bytes` (a power of two of rows), and a power of two of shards per unit.
 
-    A unit is padded to whole chunks of every array.
+    A unit is padded to whole shards of every array. Powers of two keep the padding small where
+    arrays of several widths share a unit.
     """
     bare = [ArraySpec(*column, chunk_rows=1, shard_rows=1) for column in columns]
     chunk_rows = [_chunk_rows(b.row_bytes, unit_rows, store.chunk_bytes) for b in bare]
-    padded = -(-unit_rows // max(chunk_rows)) * max(chunk_rows)
-    arrays = []
-    for column, spec, rows in zip(columns, bare, chunk_rows, strict=True):
-        shards = _num_shards(padded // rows, rows * spec.row_bytes, store.shard_bytes)
-        arrays.append(ArraySpec(*column, chunk_rows=rows, shard_rows=padded // shards))
-    return Layout(tuple(arrays), padded)
+    shards = [
+        _num_shards(-(-unit_rows // rows), rows * b.row_bytes, store.shard_bytes)
+        for b, rows in zip(bare, chunk_rows, strict=True)
+    ]
+    step = max(rows * count for rows, count in zip(chunk_rows, shards, strict=True))
+    padded = -(-unit_rows // step) * step
+    arrays = tuple(
+        ArraySpec(*column, chunk_rows=rows, shard_rows=padded // count)
+        for column, rows, count in zip(columns, chunk_rows, shards, strict=True)
+    )
+    return Layout(arrays, padded)
 
 
 def _chunk_rows(row_bytes: int, unit_rows: int, chunk_bytes: int) -> int:
@@ -59,7 +65,7 @@ def _chunk_rows(row_bytes: int, unit_rows: int, chunk_bytes: int) -> int:
 
 def _num_shards(chunks: int, chunk_bytes: int, shard_bytes: int) -> int:
     most = max(shard_bytes // chunk_bytes, 1)
-    shards = -(-chunks // most)
-    while chunks % shards:
-        shards += 1
+    shards = 1
+    while shards * most < chunks:
+        shards *= 2
     return shards

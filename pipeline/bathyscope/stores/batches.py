@@ -16,6 +16,8 @@ from bathyscope.stores.order import EpochOrder, Window, choose_streams
 from bathyscope.stores.rows import SegmentReader
 from bathyscope.values import Unit
 
+_WindowKey = tuple[int, int, int, int]
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -48,7 +50,7 @@ def list_chunks(
 class ShuffledBatches:
     """Batches whose content depends on (seed, epoch, step) only.
 
-    Windows are kept while they are in use: memory is `streams * window_chunks` chunks, twice
+    Windows are kept from one batch to the next: memory is `streams * window_chunks` chunks, twice
     while one window gives way to the next.
     """
 
@@ -71,9 +73,9 @@ class ShuffledBatches:
                 "Harvest more tokens (data.num_tokens) or choose a smaller train.batch_rows."
             )
         self.batch_rows = batch_rows
-        self.num_streams = choose_streams(len(chunks), wanted=streams, batch_rows=batch_rows)
+        self.num_streams = _num_streams(self._sizes, wanted=streams, batch_rows=batch_rows)
         self.window_chunks = window_chunks
-        self._windows: OrderedDict[tuple[int, int, int, int], Tensor] = OrderedDict()
+        self._windows: dict[_WindowKey, Tensor] = {}
         self._orders: OrderedDict[tuple[int, int], EpochOrder] = OrderedDict()
 
     def num_steps(self, seed: int, epoch: int) -> int:
@@ -83,10 +85,12 @@ class ShuffledBatches:
     def batch(self, seed: int, epoch: int, step: int) -> Tensor:
         """Rows [batch_rows, d] in the dtype that was stored."""
         order = self._order(seed, epoch)
-        parts = []
+        parts, used = [], {}
         for share in order.shares(step):
-            rows = self._window(order, share.window)
+            key = (seed, epoch, share.window.stream, share.window.index)
+            rows = used[key] = self._window(order, share.window)
             parts.append(rows[share.start : share.stop])
+        self._windows = used
         return torch.cat(parts)
 
     def _order(self, seed: int, epoch: int) -> EpochOrder:
@@ -102,14 +106,20 @@ class ShuffledBatches:
     def _window(self, order: EpochOrder, window: Window) -> Tensor:
         key = (order.seed, order.epoch, window.stream, window.index)
         if key in self._windows:
-            self._windows.move_to_end(key)
             return self._windows[key]
         rows = torch.cat([self._read(self._chunks[c]) for c in window.chunks])
-        self._windows[key] = rows[torch.from_numpy(order.permutation(window))]
-        while len(self._windows) > 2 * self.num_streams:
-            self._windows.popitem(last=False)
-        return self._windows[key]
+        return rows[torch.from_numpy(order.permutation(window))]
 
     def _read(self, chunk: Chunk) -> Tensor:
         rows = chunk.reader.read_tensor(self._name, chunk.unit, start=chunk.start, stop=chunk.stop)
         return rows if chunk.keep.all() else rows[torch.from_numpy(chunk.keep)]
+
+
+def _num_streams(sizes: npt.NDArray[np.int64], *, wanted: int, batch_rows: int) -> int:
+    # A filter may leave a stream too few rows for one share of a batch, and then no epoch would
+    # have a step. The chunks with the fewest rows stand for the worst deal, whatever the seed.
+    streams = choose_streams(len(sizes), wanted=wanted, batch_rows=batch_rows)
+    fewest = np.cumsum(np.sort(sizes))
+    while streams > 1 and fewest[len(sizes) // streams - 1] < batch_rows // streams:
+        streams = choose_streams(len(sizes), wanted=streams // 2, batch_rows=batch_rows)
+    return streams

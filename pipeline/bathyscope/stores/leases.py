@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from bathyscope.errors import LeaseLost
+from bathyscope.errors import LeaseLost, MissingArtifact
 from bathyscope.stores.objects import Objects
 from bathyscope.values import Json
 
@@ -40,7 +40,10 @@ class Holder:
         if self.host != socket.gethostname():
             return False
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.started) > 1.0
+            process = psutil.Process(self.pid)
+            # A killed process stays a zombie until its parent looks, and that may be never.
+            ended = process.status() == psutil.STATUS_ZOMBIE
+            return ended or abs(process.create_time() - self.started) > 1.0
         except psutil.NoSuchProcess:
             return True
 
@@ -96,7 +99,8 @@ class Leases:
         a stranger's, so it must stop.
         """
         current = self.current(lease.unit)
-        if current is None or current.term != lease.term:
+        # Terms begin again at 1 after a release, so the term alone does not tell whose it is.
+        if current is None or (current.term, current.holder) != (lease.term, lease.holder):
             taken = f"term {current.term} by {current.holder.host}" if current else "finished"
             raise LeaseLost(
                 f"Unit {lease.unit} in {self._objects.location} was held with term {lease.term}, "
@@ -118,7 +122,11 @@ class Leases:
         keys = [key for key, _ in self._objects.walk(f"{self._folder}/{unit:08d}")]
         if not keys:
             return None
-        record = json.loads(self._objects.get(max(keys)))
+        try:
+            record = json.loads(self._objects.get(max(keys)))
+        except MissingArtifact:
+            # Released between the listing and the read.
+            return None
         holder = Holder(**record["holder"])
         return Lease(unit, record["term"], record["attempt"], holder, record["until"])
 

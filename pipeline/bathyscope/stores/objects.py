@@ -7,7 +7,10 @@ size and digest checks find them.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +22,8 @@ from zarr.storage import ObjectStore
 from bathyscope.errors import MissingArtifact, StoreError
 
 _MEMORY: dict[str, MemoryStore] = {}
+# What a local put writes before the rename; no listing shows it.
+_TEMPORARY = re.compile(r".*#\d+")
 
 
 class Objects:
@@ -43,14 +48,15 @@ class Objects:
         try:
             return bytes(obstore.get(self._store, self._key(key)).bytes())
         except FileNotFoundError:
-            raise MissingArtifact(
-                f"There is no object {key!r} in {self.location}. "
-                "Run the stage that makes it, or check the path."
-            ) from None
+            raise self._missing(key) from None
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """`length` bytes of the object from `start`."""
-        return bytes(obstore.get_range(self._store, self._key(key), start=start, length=length))
+        """`length` bytes of the object from `start`. Raises `MissingArtifact` like `get`."""
+        try:
+            found = obstore.get_range(self._store, self._key(key), start=start, length=length)
+        except FileNotFoundError:
+            raise self._missing(key) from None
+        return bytes(found)
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Write an object whole, replacing what was there."""
@@ -87,6 +93,11 @@ class Objects:
         found = obstore.list_with_delimiter(self._store, prefix=self._key(prefix) or None)
         return sorted(path.rsplit("/", 1)[-1] for path in found["common_prefixes"])
 
+    def files(self, prefix: str = "") -> list[str]:
+        """Names of the objects directly in a folder, sorted."""
+        found = obstore.list_with_delimiter(self._store, prefix=self._key(prefix) or None)
+        return sorted(meta["path"].rsplit("/", 1)[-1] for meta in found["objects"])
+
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens when there is none."""
         try:
@@ -101,6 +112,21 @@ class Objects:
             self.delete(key)
         return len(keys)
 
+    def sweep(self, prefix: str) -> None:
+        """Remove empty folders and what killed writers left half written, on a local disk.
+
+        Only for folders to which nobody writes: a writer whose temporary file goes away fails.
+        Object stores have neither.
+        """
+        root = local_path(self.url)
+        if root is None:
+            return
+        for folder, _, files in os.walk(root / self._key(prefix), topdown=False):
+            for file in filter(_TEMPORARY.fullmatch, files):
+                Path(folder, file).unlink(missing_ok=True)
+            with suppress(OSError):
+                os.rmdir(folder)
+
     def zarr(self) -> ObjectStore[Any]:
         """The store as Zarr sees it, from the URL's root."""
         return ObjectStore(self._store)
@@ -108,6 +134,12 @@ class Objects:
     def key(self, key: str) -> str:
         """The key seen from the URL's root."""
         return self._key(key)
+
+    def _missing(self, key: str) -> MissingArtifact:
+        return MissingArtifact(
+            f"There is no object {key!r} in {self.location}. "
+            "Run the stage that makes it, or check the path."
+        )
 
     def _key(self, key: str) -> str:
         return "/".join(part for part in (self.prefix, key.strip("/")) if part)
@@ -125,7 +157,9 @@ def _connect(url: str) -> Any:
         return _MEMORY.setdefault(url, MemoryStore())
     path = local_path(url)
     if path is not None:
-        if path.exists() and not path.is_dir():
-            raise StoreError(f"{url} is a file. A folder was wanted: choose another path.")
-        return LocalStore(str(path.absolute()), mkdir=True)
+        for part in (path, *path.parents):
+            if part.exists() and not part.is_dir():
+                raise StoreError(f"{part} is a file. A folder was wanted: choose another path.")
+        # Folders that a deletion empties go too: a folder means that something is in it.
+        return LocalStore(str(path.absolute()), mkdir=True, automatic_cleanup=True)
     return from_url(url)

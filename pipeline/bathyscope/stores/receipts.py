@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bathyscope.errors import ReceiptConflict
+from bathyscope.errors import MissingArtifact, ReceiptConflict
 from bathyscope.stores.objects import Objects
 from bathyscope.values import FloatArray, Json, Moments, Receipt, ShardRecord
 
@@ -27,9 +27,10 @@ class Receipts:
 
     def get(self, unit: int) -> Receipt | None:
         """The receipt of a unit, or None when it is not done."""
-        if not self._objects.exists(self._key(unit)):
+        try:
+            return decode(self._objects.get(self._key(unit)))
+        except MissingArtifact:
             return None
-        return decode(self._objects.get(self._key(unit)))
 
     def create(self, receipt: Receipt) -> Receipt:
         """Store a receipt, or accept the one that is there when it says the same.
@@ -60,7 +61,8 @@ class Receipts:
     def done(self) -> set[int]:
         """Units that have a receipt, from the listing alone."""
         listed = self._objects.walk(self._folder)
-        return {int(key.rsplit("/", 1)[-1].removesuffix(".json")) for key, _ in listed}
+        names = (key.rsplit("/", 1)[-1] for key, _ in listed if key.endswith(".json"))
+        return {int(name.removesuffix(".json")) for name in names}
 
     def _set_aside(self, *receipts: Receipt) -> None:
         for i, receipt in enumerate(receipts):
@@ -120,7 +122,8 @@ def _pack(values: FloatArray) -> str:
 
 
 def _unpack(text: str) -> FloatArray:
-    return np.frombuffer(base64.b64decode(text), dtype="<f8")
+    # A copy, because torch refuses arrays that it may not write to.
+    return np.frombuffer(base64.b64decode(text), dtype="<f8").copy()
 
 
 def _who(receipt: Receipt) -> str:

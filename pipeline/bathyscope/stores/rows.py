@@ -1,7 +1,7 @@
 """Reads rows of a segment by unit. Only units with a receipt exist; sizes are checked first.
 
 A chunk that is missing reads as zeros in Zarr, so every shard that a receipt names is looked up
-in the listing, with its size, before the first row is read.
+in the listing, with its size, before the first row is read, and again where a read gives zeros.
 """
 
 from __future__ import annotations
@@ -39,8 +39,18 @@ class SegmentReader:
         """Rows start..stop of a unit as they lie on disk, without padding."""
         valid = self.receipts[unit.index].valid
         stop = valid if stop is None else min(stop, valid)
+        assert start >= 0, (name, unit, start)
         first = unit.index * self.segment.rows_per_unit
-        return np.asarray(self._array(name)[first + start : first + stop])
+        try:
+            rows = np.asarray(self._array(name)[first + start : first + stop])
+        except ValueError as error:
+            raise StoreError(
+                f"Rows {start} to {stop} of unit {unit.index} of {name} in "
+                f"{self.objects.location} cannot be read: {error}. A shard is damaged. "
+                f"{self._redo(unit.index)}"
+            ) from error
+        self._refuse_holes(name, unit, first + start, rows)
+        return rows
 
     def read_tensor(
         self, name: str, unit: Unit, *, start: int = 0, stop: int | None = None
@@ -53,6 +63,7 @@ class SegmentReader:
     def items(self, name: str, unit: Unit, *, start: int, stop: int) -> npt.NDArray[Any]:
         """Rows of items start..stop (by their number in the corpus), [items, P, …]."""
         per_item = self.segment.rows_per_item
+        assert unit.start <= start <= stop <= unit.stop, (unit, start, stop)
         begin, end = (start - unit.start) * per_item, (stop - unit.start) * per_item
         rows = self.read(name, unit, start=begin, stop=end)
         return rows.reshape(stop - start, per_item, *rows.shape[1:])
@@ -74,9 +85,29 @@ class SegmentReader:
                     raise StoreError(
                         f"Shard {shard.key} of {self.objects.location} has "
                         f"{'no object' if found is None else f'{found} bytes'}; its receipt says "
-                        f"{shard.size_bytes}. Delete receipt {receipt.unit} of segment "
-                        f"{self.segment.name} and run the stage again: only that unit is redone."
+                        f"{shard.size_bytes}. {self._redo(receipt.unit)}"
                     )
+
+    def _refuse_holes(self, name: str, unit: Unit, first: int, rows: npt.NDArray[Any]) -> None:
+        # A store that is replaced while it is read loses its shards after they were checked.
+        spec = self.segment.array(name)
+        last = first + len(rows) - 1
+        for shard in range(first // spec.shard_rows, last // spec.shard_rows + 1):
+            start = max(shard * spec.shard_rows - first, 0)
+            part = rows[start : (shard + 1) * spec.shard_rows - first]
+            key = spec.shard_key(self.segment.name, shard)
+            # The first row answers for nearly every shard, without a request or a second pass.
+            if len(part) and not part[0].any() and not part.any() and not self.objects.exists(key):
+                raise StoreError(
+                    f"Shard {key} of {self.objects.location} has gone since this reader was "
+                    f"opened: the store was replaced. Open the run again. {self._redo(unit.index)}"
+                )
+
+    def _redo(self, unit: int) -> str:
+        return (
+            f"Delete receipt {unit} of segment {self.segment.name} and run the stage again: only "
+            "that unit is redone."
+        )
 
 
 def to_disk(rows: Tensor) -> npt.NDArray[Any]:

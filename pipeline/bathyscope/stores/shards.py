@@ -7,6 +7,7 @@ digest of the stored bytes on the way. Any Zarr v3 reader opens the result: the 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import xxhash
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
+from zarr.errors import ContainsArrayError
 
 from bathyscope.stores.objects import Objects
 from bathyscope.values import Json, ShardRecord
@@ -73,21 +75,23 @@ def create_array(objects: Objects, segment: str, spec: ArraySpec, *, capacity: i
     """
     if objects.exists(f"{spec.name}/{segment}/zarr.json"):
         return
-    zarr.create_array(
-        store=objects.zarr(),
-        name=objects.key(f"{spec.name}/{segment}"),
-        shape=(capacity, *spec.row_shape),
-        dtype=spec.dtype,
-        chunks=(spec.chunk_rows, *spec.row_shape),
-        shards=(spec.shard_rows, *spec.row_shape),
-        serializer=BytesCodec(endian=None if np.dtype(spec.dtype).itemsize == 1 else "little"),
-        compressors=[Crc32cCodec()],
-        filters=None,
-        fill_value=0,
-        chunk_key_encoding={"name": "default", "separator": "."},
-        attributes={"logical_dtype": spec.logical_dtype},
-        config={"write_empty_chunks": True},
-    )
+    # Another worker may create it at the same time.
+    with suppress(ContainsArrayError):
+        zarr.create_array(
+            store=objects.zarr(),
+            name=objects.key(f"{spec.name}/{segment}"),
+            shape=(capacity, *spec.row_shape),
+            dtype=spec.dtype,
+            chunks=(spec.chunk_rows, *spec.row_shape),
+            shards=(spec.shard_rows, *spec.row_shape),
+            serializer=BytesCodec(endian=None if np.dtype(spec.dtype).itemsize == 1 else "little"),
+            compressors=[Crc32cCodec()],
+            filters=None,
+            fill_value=0,
+            chunk_key_encoding={"name": "default", "separator": "."},
+            attributes={"logical_dtype": spec.logical_dtype},
+            config={"write_empty_chunks": True},
+        )
 
 
 def open_array(objects: Objects, segment: str, name: str) -> Any:

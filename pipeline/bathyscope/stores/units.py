@@ -42,6 +42,7 @@ def write_unit(
     records = []
     for spec in segment.arrays:
         data = rows[spec.name]
+        assert len(data) <= segment.rows_per_unit, (spec.name, len(data), segment.rows_per_unit)
         for i, shard in enumerate(shards_of(segment, unit, spec.name)):
             part = data[i * spec.shard_rows : (i + 1) * spec.shard_rows]
             if len(part) == 0:

@@ -1,0 +1,103 @@
+"""The Ray driver, on a real local cluster: same bytes as inline, and deaths that lose nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import changed, listing
+
+from bathyscope.commands.run import run as run_stages
+from bathyscope.config import Config
+from bathyscope.errors import JobError, NonFiniteError
+from bathyscope.jobs.cluster import Cluster
+from bathyscope.jobs.sink import Silent
+from bathyscope.stages import encode, harvest, train
+
+pytestmark = [
+    pytest.mark.cluster,
+    # Ray's own subprocess pipes are closed by the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture
+def config(tiny_config: Callable[..., Config], tmp_path: Path) -> Config:
+    config = tiny_config(tmp_path / "run", cluster__workers=1)
+    run_stages(config, stages=["corpus"])
+    return changed(config, cluster__kind="local")
+
+
+@pytest.fixture
+def cluster(config: Config) -> Iterator[Cluster]:
+    made = Cluster(config)
+    yield made
+    made.close()
+
+
+class KillOnce(Silent):
+    """Kills the worker with SIGKILL when its second unit is under way."""
+
+    def __init__(self, cluster: Cluster, times: int = 1) -> None:
+        self.cluster = cluster
+        self.left = times
+        self.notes: list[str] = []
+
+    def progress(self, done: float, text: str) -> None:
+        if done >= 1 and self.left:
+            self.left -= 1
+            os.kill(self.cluster.worker_pids()[0], signal.SIGKILL)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def artifacts(config: Config) -> dict[str, bytes]:
+    """Shards, weights and manifests: everything but who wrote it when."""
+    found = {}
+    for folder in ("activations.zarr", "latents.zarr", "dictionaries"):
+        for key, data in listing(Path(config.url) / folder).items():
+            if "receipts" not in key:
+                found[f"{folder}/{key}"] = data
+    return found
+
+
+def test_bytes_equal_those_of_the_inline_driver_though_a_worker_was_killed(
+    cluster: Cluster, config: Config, tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    sink = KillOnce(cluster)
+    cluster.drive(harvest, sink)
+    assert len(sink.notes) == 1
+    assert "a new one takes it over" in sink.notes[0]
+    for stage in (train, encode):
+        cluster.drive(stage, Silent())
+    inline = tiny_config(tmp_path / "inline")
+    run_stages(inline, stages=["corpus", "harvest", "train", "encode"])
+    mine, theirs = artifacts(config), artifacts(inline)
+    assert mine.keys() == theirs.keys()
+    assert mine == theirs
+
+
+def test_too_many_deaths_stop_the_run_and_keep_what_is_done(config: Config) -> None:
+    cluster = Cluster(changed(config, cluster__max_failures=1))
+    try:
+        with pytest.raises(JobError, match=r"2 workers died.*max_failures is 1"):
+            cluster.drive(harvest, KillOnce(cluster, times=2))
+    finally:
+        cluster.close()
+
+
+def test_errors_of_a_worker_arrive_as_they_were_raised(
+    config: Config, broken_model: Path, tmp_path: Path
+) -> None:
+    broken = changed(config, model__path=str(broken_model), url=str(tmp_path / "broken"))
+    run_stages(changed(broken, cluster__kind="inline"), stages=["corpus"])
+    cluster = Cluster(broken)
+    try:
+        with pytest.raises(NonFiniteError, match=r"resid_post\.1"):
+            cluster.drive(harvest, Silent())
+    finally:
+        cluster.close()

@@ -1,0 +1,165 @@
+"""The inline driver: interrupted work goes on, finished work is not done again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import changed, listing
+
+from bathyscope.commands.run import run as run_stages
+from bathyscope.config import Config
+from bathyscope.jobs.inline import Inline
+from bathyscope.jobs.sink import Silent
+from bathyscope.jobs.unit import do_unit
+from bathyscope.runs.run import ACTIVATIONS, Run
+from bathyscope.runs.work import begin
+from bathyscope.stages import harvest
+from bathyscope.stores.leases import Holder, Leases
+from bathyscope.stores.objects import Objects
+from bathyscope.stores.receipts import Receipts
+
+DATA = ("activations.zarr", "resid_post.1")
+
+
+@pytest.fixture
+def with_corpus(tiny_config: Callable[..., Config], tmp_path: Path) -> Config:
+    config = tiny_config(tmp_path / "run")
+    run_stages(config, stages=["corpus"])
+    return config
+
+
+class InterruptAfter(Silent):
+    """A person who presses Ctrl-C when some units are done."""
+
+    def __init__(self, units: int) -> None:
+        self.units = units
+
+    def progress(self, done: float, text: str) -> None:
+        if done >= self.units:
+            raise KeyboardInterrupt
+
+
+def shards(config: Config) -> dict[str, bytes]:
+    return listing(Path(config.url).joinpath(*DATA))
+
+
+def test_ctrl_c_keeps_finished_units_and_the_same_command_goes_on(with_corpus: Config) -> None:
+    driver = Inline(with_corpus)
+    with pytest.raises(KeyboardInterrupt):
+        driver.drive(harvest, InterruptAfter(3))
+    begun = begin(Objects(with_corpus.url), harvest.units(with_corpus), force=False)
+    total = begun.work.plan.num_units
+    # The key was pressed at the end of the third unit, before its receipt: it counts as not done.
+    assert [u.index for u in begun.remaining] == list(range(2, total))
+    kept = {k: v for k, v in shards(with_corpus).items() if k.split(".")[0].endswith("c")}
+    driver.drive(harvest, Silent())
+    after = shards(with_corpus)
+    assert {k: after[k] for k in kept} == kept
+    receipts = Run(with_corpus.url).activations["resid_post.1"].readers[0].receipts
+    attempts = [r.writer["attempt"] for r in receipts.values()]
+    assert sum(attempts) == total + 1
+
+
+def test_resumed_bytes_are_those_of_a_quiet_run(with_corpus: Config, tmp_path: Path) -> None:
+    quiet = dataclasses.replace(with_corpus, url=str(tmp_path / "quiet"))
+    run_stages(quiet, stages=["corpus", "harvest"])
+    driver = Inline(with_corpus)
+    for units in (1, 4, 6):
+        with pytest.raises(KeyboardInterrupt):
+            driver.drive(harvest, InterruptAfter(units))
+    driver.drive(harvest, Silent())
+    assert shards(with_corpus) == shards(quiet)
+
+
+_CHILD = """
+import sys, time
+from bathyscope.config import Config
+from bathyscope.jobs.inline import Inline
+from bathyscope.jobs.sink import Silent
+from bathyscope.stages import harvest
+import bathyscope.stages.harvest as module
+import pathlib
+from support import read_config
+config = read_config(sys.argv[1])
+write = module.write_unit
+def slow(*args, **kwargs):
+    if kwargs["unit"].index == 2:
+        pathlib.Path(sys.argv[2]).touch()
+        time.sleep(60)
+    return write(*args, **kwargs)
+module.write_unit = slow
+Inline(config).drive(harvest, Silent())
+"""
+
+
+def test_sigkill_in_the_middle_of_a_unit_repeats_that_unit_only(
+    with_corpus: Config, tmp_path: Path
+) -> None:
+    settings = tmp_path / "config.json"
+    settings.write_text(_as_json(with_corpus))
+    reached = tmp_path / "reached"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "support")}
+    child = subprocess.Popen(
+        [sys.executable, "-c", _CHILD, str(settings), str(reached)], env=environment
+    )
+    deadline = time.monotonic() + 60
+    while not reached.exists():
+        assert time.monotonic() < deadline
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    # Its lease has minutes to run, but a dead process of this host holds nothing.
+    Inline(with_corpus).drive(harvest, Silent())
+    receipts = Run(with_corpus.url).activations["resid_post.1"].readers[0].receipts
+    attempts = {unit: r.writer["attempt"] for unit, r in receipts.items()}
+    assert {unit for unit, n in attempts.items() if n > 1} == {2}
+    assert attempts[2] == 2
+
+
+def test_a_unit_that_somebody_alive_holds_is_left_alone(with_corpus: Config) -> None:
+    begun = begin(Objects(with_corpus.url), harvest.units(with_corpus), force=False)
+    other = Holder("another-host", 1, 0.0)
+    leases = Leases(begun.objects, begun.work.segment.name, holder=other)
+    assert leases.claim(0) is not None
+    receipt = do_unit(
+        harvest,
+        begun.remaining[0],
+        context=None,
+        begun=begun,
+        lease_s=600,
+        report=lambda fraction, text: None,
+    )
+    assert receipt is None
+    assert Receipts(begun.objects, begun.work.segment.name).done() == set()
+
+
+def test_receipts_say_who_wrote_on_what(with_corpus: Config) -> None:
+    Inline(with_corpus).drive(harvest, Silent())
+    receipts = Run(with_corpus.url).activations["resid_post.1"].readers[0].receipts
+    writer: dict[str, Any] = dict(receipts[0].writer)
+    assert writer["pid"] == os.getpid()
+    assert writer["threads"] == 1
+    assert set(writer) >= {"host", "device", "instruction_set", "torch", "attempt"}
+    facts = Run(with_corpus.url).manifest(ACTIVATIONS).facts
+    assert facts["mixed"] is False
+
+
+def test_another_thread_count_is_no_other_identity(with_corpus: Config) -> None:
+    Inline(with_corpus).drive(harvest, Silent())
+    other = changed(with_corpus, cluster__threads=2)
+    assert begin(Objects(other.url), harvest.units(other), force=False).complete
+
+
+def _as_json(config: Config) -> str:
+    return json.dumps(dataclasses.asdict(config))

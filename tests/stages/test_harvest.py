@@ -1,0 +1,89 @@
+"""The harvest stage: stored rows are the model's own hidden states, whatever the units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from bathyscope.commands.run import run as run_stages
+from bathyscope.config import Config
+from bathyscope.errors import HookPointError, NonFiniteError
+from bathyscope.runs.run import Run
+from bathyscope.stages.masks import kept
+from bathyscope.stores.receipts import Receipts
+from bathyscope.values import TRAIN
+
+
+def test_rows_are_the_hidden_states_of_the_plain_model(finished: Run, tiny_model: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    tokens = finished.corpus.tokens(8, 12)
+    with torch.no_grad():
+        wanted = model(tokens, output_hidden_states=True).hidden_states[2]
+    rows = finished.activations["resid_post.1"].items(8, 12)
+    assert rows.dtype == torch.bfloat16
+    assert torch.equal(rows, wanted.to(torch.bfloat16))
+
+
+def test_a_padded_last_batch_has_no_trace(finished: Run, tiny_model: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    last = finished.corpus.num_items
+    with torch.no_grad():
+        wanted = model(
+            finished.corpus.tokens(last - 1, last), output_hidden_states=True
+        ).hidden_states[2]
+    rows = finished.activations["resid_post.1"].items(last - 1, last)
+    torch.testing.assert_close(rows.float(), wanted, rtol=2**-7, atol=1e-5)
+
+
+def test_small_runs_are_cut_into_eight_units_or_more(finished: Run) -> None:
+    assert len(finished.activations["resid_post.1"].readers[0].units) >= 8
+
+
+def test_moments_in_receipts_are_those_of_the_rows(finished: Run) -> None:
+    rows = finished.activations["resid_post.1"]
+    train = finished.corpus.split_range(TRAIN)
+    x = rows.items(train.start, train.stop)[:, 1:].double().flatten(0, 1)
+    moments = rows.moments(TRAIN, kept)
+    assert moments.n == len(x)
+    np.testing.assert_allclose(moments.mean, x.mean(0).numpy(), rtol=1e-5, atol=1e-6)
+    deviation = (x - x.mean(0)).square().mean().item()
+    assert moments.mean_squared_deviation == pytest.approx(deviation, rel=1e-4)
+
+
+def test_several_hook_points_in_one_pass(
+    tiny_config: Callable[..., Config], tmp_path: Path, finished: Run
+) -> None:
+    points = ["resid_post.1", "model.layers.0.mlp.gate_proj", "attn_out.2"]
+    config = tiny_config(tmp_path / "run", hooks__points=points, dictionary__hook="resid_post.1")
+    run_stages(config, stages=["corpus", "harvest"])
+    run = Run(config.url)
+    assert {n: r.width for n, r in run.activations.items()} == dict(
+        zip(points, [32, 64, 32], strict=True)
+    )
+    one = finished.activations["resid_post.1"].items(0, 4)
+    assert torch.equal(run.activations["resid_post.1"].items(0, 4), one)
+
+
+def test_unknown_hook_point_lists_near_matches_before_any_work(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = tiny_config(tmp_path / "run", hooks__points=["resid_pots.1"])
+    with pytest.raises(HookPointError, match=r"resid_post\.1"):
+        run_stages(config)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_nan_stops_the_unit_and_names_the_hook_point(
+    tiny_config: Callable[..., Config], broken_model: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(tmp_path / "run", model__path=str(broken_model))
+    with pytest.raises(NonFiniteError, match=r"resid_post\.1 .*item 0, position 0"):
+        run_stages(config, stages=["corpus", "harvest"])
+    objects = Run(config.url).objects.at("activations.zarr")
+    (segment,) = objects.children("leases")
+    assert Receipts(objects, segment).done() == set()
