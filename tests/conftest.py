@@ -16,10 +16,13 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from bathyscope.runs.run import Run
 from support import changed
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
+import bathyscope
+from bathyscope.commands.run import run as run_stages
 from bathyscope.config import Config
 from bathyscope.corpora.documentation import documentation
 
@@ -95,7 +98,8 @@ def tiny_config(tiny_model: Path, tiny_text: Path, cache_folder: Path) -> Callab
             "train__epochs": 2, "train__batch_rows": 256, "train__lr": 3e-3,
             "store__chunk_bytes": 4096, "store__streams": 4, "store__window_chunks": 4,
             "cluster__kind": "inline", "cluster__threads": 1,
-            "evaluate__splice_tokens": 600, "evaluate__control_components": 4,
+            "evaluate__splice_tokens": 600, "evaluate__train_splice_tokens": 300,
+            "evaluate__control_components": 4,
             "evaluate__resamples": 50,
             "describe__top_examples": 3, "describe__sampled_examples": 8,
             "describe__promoted_tokens": 3,
@@ -103,6 +107,22 @@ def tiny_config(tiny_model: Path, tiny_text: Path, cache_folder: Path) -> Callab
         return changed(config, **{**defaults, **settings})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def finished_config(
+    tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
+) -> Config:
+    """The configuration of one finished run of the whole path."""
+    config = tiny_config(tmp_path_factory.mktemp("runs") / "tiny")
+    run_stages(config)
+    return config
+
+
+@pytest.fixture(scope="session")
+def finished(finished_config: Config) -> Run:
+    """That run, for reading only."""
+    return bathyscope.open(finished_config.url)
 
 
 def _train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:

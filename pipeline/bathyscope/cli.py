@@ -52,15 +52,18 @@ def compose(
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError  # type: ignore[import-untyped]
 
     ConfigStore.instance().store(name="schema", node=Config)
     GlobalHydra.instance().clear()
-    extra = [f"hydra.searchpath=[file://{os.path.abspath(config_dir)}]"] if config_dir else []
+    extra = [_search_path(config_dir)] if config_dir is not None else []
     try:
         with hydra.initialize_config_module("bathyscope.conf", version_base="1.3"):
             found = hydra.compose("config", overrides=[*overrides, *extra])
+        _refuse_added(found)
         config: Any = OmegaConf.to_object(found)
-    except (HydraException, OmegaConfBaseException) as error:
+    # ValueError: Hydra's for a group that is set to null or a number, and that of `_refuse_added`.
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ConfigError(_explain(error, overrides)) from error
     validate(config)
     return config, found
@@ -74,14 +77,16 @@ def _dispatch(argv: list[str]) -> int:
 
         _say(__version__)
         return 0
+    config_dir = _config_dir(options)
     if not words:
+        if "--cfg" in options or config_dir is not None:
+            raise ConfigError(f"{' '.join(options)} needs a command, as in `bathyscope run --cfg`.")
         _say(all_commands())
-        return 0 if options in ([], ["--help"], ["-h"]) else _unknown_option(options)
+        return 0
     command, overrides = words[0], words[1:]
     if "--help" in options or "-h" in options:
         _say(one_command(command))
         return 0
-    config_dir = _config_dir(options)
     one_command(command)
     config, resolved = compose(overrides, config_dir=config_dir)
     if "--cfg" in options:
@@ -120,25 +125,57 @@ def _config_dir(options: list[str]) -> str | None:
         if option.startswith("--config-dir="):
             found = option.partition("=")[2]
         elif option not in known:
-            _unknown_option([option])
+            raise ConfigError(_unknown_option(option))
     return found
 
 
-def _unknown_option(options: list[str]) -> int:
-    raise ConfigError(
-        f"Unknown option {' '.join(options)}. Options are --help, --cfg (print the resolved "
+def _unknown_option(option: str) -> str:
+    near = get_close_matches(option, ("--help", "--cfg", "--config-dir=", "--version"), n=1)
+    hint = f"Did you mean {near[0]}? " if near else ""
+    return (
+        f"Unknown option {option}. {hint}Options are --help, --cfg (print the resolved "
         "configuration), --config-dir=FOLDER (more YAML files) and --version. Settings are given "
         "as group=choice or key=value."
     )
+
+
+def _search_path(config_dir: str) -> str:
+    folder = os.path.abspath(config_dir)
+    if not os.path.isdir(folder):
+        raise ConfigError(
+            f"--config-dir is {config_dir!r}, which is no folder. Give one that holds YAML files "
+            "in folders named after groups, such as experiment/mine.yaml."
+        )
+    # Quoted for Hydra's grammar: a folder's name may hold spaces, commas and brackets.
+    quoted = folder.replace("'", "\\'")
+    return f"hydra.searchpath=['file://{quoted}']"
+
+
+def _refuse_added(found: DictConfig) -> None:
+    """Raise for settings that `+key=value` has added: the schema knows them all."""
+    known = setting_names()
+    for key, value in found.items():
+        nested = OmegaConf.get_type(value) if isinstance(value, DictConfig) else None
+        group = str(key)
+        names = [group] if nested in (None, dict) else [f"{group}.{inner}" for inner in value]
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"There is no setting {name!r}")
 
 
 def _explain(error: BaseException, overrides: Sequence[str]) -> str:
     """Hydra's message without its internals, with near matches where a key is unknown."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = str(error).partition("Config search path")[0]
+    full = str(error)
+    text = re.split(r"Config search path|See https://hydra|\n3. To sweep over it", full)[0]
     text = re.sub(r"\n\s*(full_key|object_type|reference_type).*", "", text)
-    text = " ".join(text.replace("\n\t", " ").split())
+    text = " ".join(text.replace("\n\t", " ").split()).rstrip(".")
+    where = re.search(r"\n\s*full_key: (\S+)", full)
+    if where:
+        text = f"{where[1]}: {text}"
+    if "parsing override" in full or "mismatched input" in full or "no viable" in full:
+        text = f"{text}. Quote a value with special characters, as in \"key='a=b, (c)'\""
     keys = [word.lstrip("+~").partition("=")[0] for word in overrides]
     unknown = [key for key in keys if key not in setting_names()]
     near = [match for key in unknown for match in get_close_matches(key, setting_names(), n=3)]

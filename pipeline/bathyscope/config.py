@@ -6,6 +6,7 @@ several fields are in `validate`, raised before anything is computed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -35,7 +36,9 @@ class ModelConfig:
     device_map: str | None = option(
         None, "auto or balanced shards over devices with accelerate; null keeps one device"
     )
-    max_memory: dict[str, str] = option({}, "per device limit such as {0: 70GiB, cpu: 200GiB}")
+    max_memory: dict[str, str] = option(
+        {}, "limit per device: +model.max_memory.0=70GiB +model.max_memory.cpu=200GiB"
+    )
     offload_folder: str | None = option(None, "folder for weights that fit no device")
 
 
@@ -131,6 +134,7 @@ class EvaluateConfig:
     """How the dictionary is measured."""
 
     splice_tokens: int = option(8_500, "held-out targets of the spliced model; 0 takes all")
+    train_splice_tokens: int = option(2_000, "training targets of the spliced model, to compare")
     control_components: int = option(32, "components of the PCA control")
     resamples: int = option(2000, "bootstrap resamples over documents")
     seed: int = option(0, "bootstrap and random dictionary")
@@ -194,14 +198,18 @@ def validate(config: Config) -> None:
     _one_of("cluster.kind", config.cluster.kind, ("inline", "local", "address"))
     _needed(config)
     _positive(config)
+    _not_negative(config)
     _hook(config)
     if not 0 < config.data.held_out_share < 1:
         raise ConfigError(
             f"data.held_out_share is {config.data.held_out_share}. A share between 0 and 1 is "
             "wanted: every figure is reported on held-out documents."
         )
-    if config.data.sequence_length < 2:
-        raise ConfigError("data.sequence_length must be at least 2: position 0 is left out.")
+    if config.data.sequence_length < 3:
+        raise ConfigError(
+            f"data.sequence_length is {config.data.sequence_length}. At least 3 is wanted: "
+            "position 0 is left out and the last position has no target."
+        )
     if config.train.warmup_share + config.train.decay_share > 1:
         raise ConfigError(
             "train.warmup_share and train.decay_share add up to more than 1. Make one smaller."
@@ -222,27 +230,74 @@ def _needed(config: Config) -> None:
         ("data.dataset", config.data.kind == "hf", config.data.dataset),
         ("cluster.address", config.cluster.kind == "address", config.cluster.address),
         ("hooks.points", True, config.hooks.points),
+        ("url", True, config.url),
     ):
         if wanted and not value:
             raise ConfigError(f"{name} is not set, but this configuration needs it.")
 
 
 def _positive(config: Config) -> None:
-    for name, value in (
-        ("hooks.batch_items", config.hooks.batch_items),
-        ("dictionary.k", config.dictionary.k),
-        ("dictionary.expansion", config.dictionary.expansion),
-        ("train.epochs", config.train.epochs),
-        ("train.batch_rows", config.train.batch_rows),
-        ("train.lr", config.train.lr),
-        ("store.chunk_bytes", config.store.chunk_bytes),
-        ("store.streams", config.store.streams),
-        ("store.window_chunks", config.store.window_chunks),
-        ("cluster.workers", config.cluster.workers),
-        ("evaluate.resamples", config.evaluate.resamples),
+    for name in (
+        "hooks.batch_items",
+        "dictionary.k",
+        "dictionary.expansion",
+        "train.epochs",
+        "train.batch_rows",
+        "train.lr",
+        "train.dead_after_epochs",
+        "train.log_every",
+        "store.unit_tokens",
+        "store.min_units",
+        "store.chunk_bytes",
+        "store.shard_bytes",
+        "store.streams",
+        "store.window_chunks",
+        "store.lease_s",
+        "cluster.workers",
+        "evaluate.control_components",
+        "evaluate.resamples",
+        "describe.top_examples",
+        "describe.sampled_examples",
+        "describe.bands",
+        "describe.promoted_tokens",
     ):
-        if value <= 0:
+        value = _value(config, name)
+        # NaN compares false with everything, so the accepted range is what is asked for.
+        if not 0 < value < math.inf:
             raise ConfigError(f"{name} is {value}. A number above 0 is wanted.")
+
+
+def _not_negative(config: Config) -> None:
+    for name in (
+        "data.min_chars",
+        "data.train_tokens",
+        "data.held_out_tokens",
+        "data.seed",
+        "dictionary.num_latents",
+        "train.warmup_share",
+        "train.decay_share",
+        "train.auxk_weight",
+        "train.seed",
+        "store.items_per_unit",
+        "cluster.threads",
+        "cluster.gpus_per_worker",
+        "cluster.max_failures",
+        "evaluate.splice_tokens",
+        "evaluate.seed",
+        "describe.examples_per_band",
+        "describe.window_before",
+        "describe.window_after",
+        "describe.seed",
+    ):
+        value = _value(config, name)
+        if not 0 <= value < math.inf:
+            raise ConfigError(f"{name} is {value}. 0 or a number above it is wanted.")
+
+
+def _value(config: Config, name: str) -> float:
+    group, _, setting = name.partition(".")
+    value: float = getattr(getattr(config, group), setting)
+    return value
 
 
 def _hook(config: Config) -> None:

@@ -70,7 +70,7 @@ def test_delta_ce_is_that_of_a_plain_forward_with_a_hook(
         )
         return losses.item()
 
-    found = finished.evaluations["main"]["splice"]
+    found = finished.evaluations["main"]["splice"][HELD_OUT]
     assert found["targets"] == 600
     assert found["clean_ce"] == pytest.approx(ce(stored), abs=1e-5)
     delta = found["variants"]["dictionary"]["delta_ce"]

@@ -47,7 +47,7 @@ def test_only_one_of_two_publishers_wins(objects, monkeypatch):
 
     # The loser looked before the winner published.
     monkeypatch.setattr(manifests, "latest", lambda objects: before)
-    with pytest.raises(StoreError, match="published manifest 2 .* stop one of them"):
+    with pytest.raises(StoreError, match=r"published manifest 2 .* stop one of them"):
         publish(objects, Manifest(OPEN, {"a": 2}, ()))
     monkeypatch.undo()
 

@@ -68,7 +68,21 @@ def summary(config: Config) -> str:
         f"dead {100 * e['dead_share']:.1f} % of {e['dead_share_rows']:,} tokens"
     )
     page = f"{config.url.rstrip('/')}/{REPORT}/index.html"
-    return f"report: {page}\nnext: open it, or `bathyscope report --help`\n{figures}"
+    return f"report: {page}\n{_next(config)}\n{figures}"
+
+
+def _next(config: Config) -> str:
+    return (
+        f"next: bathyscope run {' '.join(_given(config))} dictionary.name=wide "
+        "dictionary.expansion=16"
+    )
+
+
+def _given(config: Config) -> list[str]:
+    """What this run was started with, but for the name of the dictionary and its size."""
+    overrides = Run(config.url).record["overrides"]
+    kept = [o for o in overrides if not o.startswith(("dictionary.name", "dictionary.expansion"))]
+    return kept or [f"url={config.url}"]
 
 
 def _stages(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from bathyscope.dictionaries.layout import ColumnBlock
@@ -38,26 +39,26 @@ def to_files(dictionary: TopK, facts: Json) -> dict[str, bytes]:
 def from_files(config_json: bytes, safetensors: bytes) -> TopK:
     """The dictionary that `to_files` wrote, ready to encode.
 
-    Raises `ModelError` for an unknown kind or version, and for tensors that do not fit.
+    Raises `ModelError` for an unknown kind or version, for tensors that do not fit, and for
+    files that are damaged.
     """
-    config = json.loads(config_json)
+    try:
+        config: Json = dict(json.loads(config_json))
+        tensors = load(safetensors)
+    except (ValueError, TypeError, SafetensorError) as error:
+        raise ModelError(
+            f"A dictionary's config.json ({len(config_json)} bytes) and model.safetensors "
+            f"({len(safetensors)} bytes) cannot be read: {error}. Copy or train it again."
+        ) from error
     if config.get("kind") != TopK.kind or config.get("format_version") != FORMAT_VERSION:
         raise ModelError(
             f"config.json says kind {config.get('kind')!r}, format version "
             f"{config.get('format_version')!r}. This Bathyscope reads kind 'topk', version "
             f"{FORMAT_VERSION}."
         )
-    columns = [ColumnBlock.from_dict(c) for c in config["columns"]]
-    dictionary = TopK(
-        d_in=config["d_in"],
-        num_latents=config["num_latents"],
-        k=config["k"],
-        hook_point=columns[0].hook_point,
-        dtype=getattr(torch, config["dtype"]),
-    )
-    tensors = load(safetensors)
-    wanted = {name: tuple(getattr(dictionary, name).shape) for name in _TENSORS}
-    got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    dictionary = _from_config(config)
+    wanted = {name: _described(getattr(dictionary, name)) for name in _TENSORS}
+    got = {name: _described(tensor) for name, tensor in tensors.items()}
     if wanted != got:
         raise ModelError(
             f"model.safetensors holds {got}, but config.json describes {wanted}. The two files "
@@ -65,3 +66,24 @@ def from_files(config_json: bytes, safetensors: bytes) -> TopK:
         )
     dictionary.load_state_dict(tensors)
     return dictionary.eval().requires_grad_(False)
+
+
+def _from_config(config: Json) -> TopK:
+    try:
+        columns = [ColumnBlock.from_dict(c) for c in config["columns"]]
+        return TopK(
+            d_in=config["d_in"],
+            num_latents=config["num_latents"],
+            k=config["k"],
+            hook_point=columns[0].hook_point,
+            dtype=getattr(torch, config["dtype"]),
+        )
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise ModelError(
+            f"config.json does not describe a dictionary ({type(error).__name__}: {error}). "
+            "Wanted d_in, num_latents, k, columns and dtype as they were written."
+        ) from error
+
+
+def _described(tensor: torch.Tensor) -> tuple[tuple[int, ...], torch.dtype]:
+    return tuple(tensor.shape), tensor.dtype

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
 from bathyscope.metrics.bootstrap import Interval, bootstrap_ratio, bootstrap_statistic
@@ -26,6 +29,17 @@ def summarise_splice(
         for name in losses
         if name != CLEAN
     }
+
+
+def without_nan(results: Any) -> Any:
+    """The same results with None where a figure is undefined: JSON knows no NaN."""
+    if isinstance(results, dict):
+        return {key: without_nan(value) for key, value in results.items()}
+    if isinstance(results, list):
+        return [without_nan(value) for value in results]
+    if isinstance(results, float) and not math.isfinite(results):
+        return None
+    return results
 
 
 def _variant(name: str, losses: dict[str, DocumentLosses], *, resamples: int, seed: int) -> Json:

@@ -36,6 +36,8 @@ class Family:
     """Linear map to logits."""
     parallel_setting: str | None = None
     """Config field that is true where attention and MLP read the same input."""
+    gain_from_one: bool = False
+    """Whether norms store their gain as its difference from 1."""
     checkpoint_names: Mapping[str, str] = field(default_factory=dict)
     """Prefix of a parameter's name -> prefix that older checkpoints use instead."""
 
@@ -74,6 +76,7 @@ _GEMMA = Family(
     mlp_norm="pre_feedforward_layernorm",
     embedding="model.embed_tokens",
     final_norm="model.norm",
+    gain_from_one=True,
 )
 
 _GPT2 = Family(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,11 +10,8 @@ import torch
 from torch import Tensor
 
 from bathyscope.models.checkpoints import Checkpoint, open_checkpoint
-from bathyscope.models.families import FAMILIES, Family, family_of
+from bathyscope.models.families import Family, family_of
 from bathyscope.models.load import read_config
-
-# These families store the gain as its difference from 1.
-_GAIN_FROM_ONE = ("gemma2", "gemma3_text")
 
 
 class Head(NamedTuple):
@@ -27,8 +25,7 @@ class Head(NamedTuple):
 
 def read_head(folder: str | Path) -> Head | None:
     """Read the two tensors of a model folder; None for a model of no family in the table."""
-    config = read_config(folder)
-    family = family_of(config)
+    family = family_of(read_config(folder))
     if family is None:
         return None
     checkpoint = open_checkpoint(Path(folder))
@@ -37,22 +34,22 @@ def read_head(folder: str | Path) -> Head | None:
     gain = _first(checkpoint, family, (family.final_norm,))
     if unembedding is None or gain is None:
         return None
-    if config.model_type in _GAIN_FROM_ONE:
-        gain = gain + 1
-    return Head(unembedding, gain)
+    return Head(unembedding, gain + 1 if family.gain_from_one else gain)
 
 
 def _first(checkpoint: Checkpoint, family: Family, modules: tuple[str, ...]) -> Tensor | None:
+    """The weight of the first of these modules that the checkpoint holds."""
     for module in modules:
-        older = [
-            module.replace(k.rstrip("."), v.rstrip(".")) for k, v in family.checkpoint_names.items()
-        ]
-        bare = module.partition(".")[2]
-        for name in (module, *older, bare):
-            key = f"{name}.weight"
-            if name and key in checkpoint.tensors:
+        for key in _stored_names(f"{module}.weight", family):
+            if key in checkpoint.tensors:
                 return checkpoint.read(key, "cpu").to(torch.float32)
     return None
 
 
-assert set(_GAIN_FROM_ONE) <= set(FAMILIES)
+def _stored_names(name: str, family: Family) -> Iterator[str]:
+    """A parameter's own name, those of older checkpoints, and that of the bare model."""
+    yield name
+    for current, older in family.checkpoint_names.items():
+        if name.startswith(current):
+            yield older + name.removeprefix(current)
+    yield name.partition(".")[2]

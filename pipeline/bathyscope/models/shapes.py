@@ -50,7 +50,7 @@ def model_shape(folder: str | Path, hook_points: Sequence[str]) -> ModelShape:
     hooks = [resolve(model, name) for name in hook_points]
     return ModelShape(
         hooks=hooks,
-        widths=_widths(model, hooks),
+        widths=_widths(model, hooks, hidden_size=int(config.hidden_size)),
         num_layers=int(config.num_hidden_layers),
         num_parameters=sum(p.numel() for p in model.parameters()),
         context_length=getattr(config, "max_position_embeddings", None),
@@ -58,10 +58,10 @@ def model_shape(folder: str | Path, hook_points: Sequence[str]) -> ModelShape:
     )
 
 
-def _widths(model: nn.Module, hooks: Sequence[HookPoint]) -> list[int]:
+def _widths(model: nn.Module, hooks: Sequence[HookPoint], *, hidden_size: int) -> list[int]:
     # Every alias stands on or beside the residual stream.
     if all(hook.name.partition(".")[0] in ALIAS_KINDS for hook in hooks):
-        return [int(model.config.hidden_size)] * len(hooks)
+        return [hidden_size] * len(hooks)
     tokens = torch.zeros(2, 3, dtype=torch.int64, device="meta")
     # A finished mask keeps models from looking at values that an empty tensor does not have.
     mask = torch.zeros(2, 1, 3, 3, device="meta")

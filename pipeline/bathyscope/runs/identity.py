@@ -55,7 +55,8 @@ def _change(old: object, new: object) -> str:
         # The text "1" and the number 1 look the same without quotes.
         texts = [_as_json(old), _as_json(new)]
     if max(map(len, texts)) > _LONGEST:
-        equal = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*texts)))
+        pairs = zip(*texts, strict=False)
+        equal = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         texts = [_around(text, equal) for text in texts]
     return " -> ".join(texts)
 

@@ -133,8 +133,8 @@ def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Jso
         **figures,
         "sequence_length": config.data.sequence_length,
         "policy": (
-            "documents are concatenated, each opened by one separator token; no other BOS is "
-            "added; attention crosses packed documents"
+            "Documents are concatenated, each opened by one separator token; no other BOS is "
+            "added; attention crosses packed documents."
         ),
     }
     publish(begun, facts, segments=segments)

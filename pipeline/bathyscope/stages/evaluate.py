@@ -16,11 +16,12 @@ from bathyscope.config import Config
 from bathyscope.dictionaries.topk import TopK
 from bathyscope.evaluation.controls import Reconstruct, fit_components, random_dictionary
 from bathyscope.evaluation.splice import Forward, Restart, Splice, add_batch
-from bathyscope.evaluation.summary import summarise_splice
+from bathyscope.evaluation.summary import summarise_splice, without_nan
 from bathyscope.metrics.latents import LatentCounts
 from bathyscope.metrics.reconstruction import Reconstruction
-from bathyscope.metrics.splice import TokenLosses
+from bathyscope.metrics.splice import CLEAN, TokenLosses
 from bathyscope.runs.activations import Rows
+from bathyscope.runs.corpus import Corpus
 from bathyscope.runs.identity import digest
 from bathyscope.runs.run import DICTIONARIES, EVALUATIONS, Run
 from bathyscope.runs.work import Begun, Work
@@ -47,8 +48,8 @@ class Context:
     reconstructions: dict[str, Reconstruct]
     forward: Forward
     batch_items: int
-    last_spliced: int
-    """One past the last held-out item that goes through the model."""
+    last_spliced: dict[str, int]
+    """Per split, one past the last item that goes through the model."""
 
 
 def units(config: Config) -> Work:
@@ -88,34 +89,33 @@ def open(config: Config, work: Work) -> Context:
     run = Run(config.url)
     rows = run.activations[config.hook]
     dictionary = run.dictionaries[config.dictionary.name]
-    held_out = run.corpus.split_range(HELD_OUT)
-    wanted = config.evaluate.splice_tokens
-    # Position 0 is left out and the last position has no target, so an item has P - 2 of them.
-    items = -(-wanted // (run.corpus.sequence_length - 2)) if wanted else held_out.stop
+    settings = config.evaluate
     return Context(
         rows=rows,
         dictionary=dictionary,
         reconstructions=_reconstructions(config, rows, dictionary),
         forward=_forward(config),
         batch_items=config.hooks.batch_items,
-        last_spliced=min(held_out.start + items, held_out.stop),
+        last_spliced={
+            HELD_OUT: _last_item(run.corpus, HELD_OUT, settings.splice_tokens or None),
+            TRAIN: _last_item(run.corpus, TRAIN, settings.train_splice_tokens),
+        },
     )
 
 
 @torch.no_grad()
 def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
-    """Measure the reconstructions of a unit, and the spliced model on its held-out items."""
+    """Measure the reconstructions of a unit, and the spliced model on its first items."""
     sums = _reconstruct(unit, context)
     figures: Json = {"split": unit.split, **sums}
-    if unit.split == HELD_OUT:
-        losses = TokenLosses()
-        stop = min(unit.stop, context.last_spliced)
-        starts = range(unit.start, stop, context.batch_items)
-        for number, start in enumerate(starts):
-            guard.check()
-            _splice(losses, context, start, min(start + context.batch_items, stop))
-            guard.progress((number + 1) / len(starts), "spliced model")
-        figures["losses"] = losses.to_dict()
+    losses = TokenLosses()
+    stop = min(unit.stop, context.last_spliced[unit.split])
+    starts = range(unit.start, stop, context.batch_items)
+    for number, start in enumerate(starts):
+        guard.check()
+        _splice(losses, context, start, min(start + context.batch_items, stop))
+        guard.progress((number + 1) / len(starts), "spliced model")
+    figures["losses"] = losses.to_dict()
     return Outcome(valid=unit.num_items, figures=figures)
 
 
@@ -124,28 +124,25 @@ def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Jso
     run = Run(config.url)
     results: Json = {
         "reconstruction": {split: _merged(receipts, split) for split in SPLITS},
-        "splice": {},
+        "splice": {split: _spliced(config, receipts, split) for split in SPLITS},
         "protocol": _protocol(config, run),
         "model": describe_model(config).name,
     }
-    losses = TokenLosses()
-    for receipt in receipts.values():
-        losses.merge(TokenLosses.from_dict(receipt.figures.get("losses", {})))
-    found = losses.results()
-    clean = found["clean"]
-    results["splice"] = {
-        "targets": int(clean.num_tokens.sum()),
-        "documents": len(clean.documents),
-        "clean_ce": clean.mean_ce(),
-        "variants": summarise_splice(
-            found, resamples=config.evaluate.resamples, seed=config.evaluate.seed
-        ),
-    }
+    results = without_nan(results)
     key = f"results.{begun.work.segment.name}.json"
-    begun.objects.put(key, json.dumps(results, indent=1).encode())
+    begun.objects.put(key, json.dumps(results, indent=1, allow_nan=False).encode())
     facts = {"results_key": key, **_headline(results)}
     publish(begun, facts)
     return facts
+
+
+def _last_item(corpus: Corpus, split: str, targets: int | None) -> int:
+    """One past the last item that is needed for so many targets; all when None."""
+    items = corpus.split_range(split)
+    if targets is None:
+        return items.stop
+    # Position 0 is left out and the last position has no target, so an item has P - 2 of them.
+    return min(items.start + -(-targets // (corpus.sequence_length - 2)), items.stop)
 
 
 def _reconstructions(config: Config, rows: Rows, dictionary: TopK) -> dict[str, Reconstruct]:
@@ -243,6 +240,24 @@ def _merged(receipts: Mapping[int, Receipt], split: str) -> Json:
     return results
 
 
+def _spliced(config: Config, receipts: Mapping[int, Receipt], split: str) -> Json | None:
+    """Losses of one split; None when none of its items went through the model."""
+    losses = TokenLosses()
+    for receipt in receipts.values():
+        if receipt.figures["split"] == split:
+            losses.merge(TokenLosses.from_dict(receipt.figures["losses"]))
+    if not losses.to_dict():
+        return None
+    found = losses.results()
+    settings = config.evaluate
+    return {
+        "targets": int(found[CLEAN].num_tokens.sum()),
+        "documents": len(found[CLEAN].documents),
+        "clean_ce": found[CLEAN].mean_ce(),
+        "variants": summarise_splice(found, resamples=settings.resamples, seed=settings.seed),
+    }
+
+
 def _protocol(config: Config, run: Run) -> Json:
     return {
         "positions": PROTOCOL,
@@ -265,7 +280,7 @@ def _protocol(config: Config, run: Run) -> Json:
 def _headline(results: Json) -> Json:
     found = results["reconstruction"][HELD_OUT][DICTIONARY]
     trained = results["reconstruction"][TRAIN][DICTIONARY]
-    splice = results["splice"]["variants"][DICTIONARY]
+    splice = results["splice"][HELD_OUT]["variants"][DICTIONARY]
     return {
         "l0": found["l0"],
         "fvu": found["fvu"],

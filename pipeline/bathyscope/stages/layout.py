@@ -43,12 +43,16 @@ def lay_out(columns: Sequence[Column], *, unit_rows: int, store: StoreConfig) ->
     """
     bare = [ArraySpec(*column, chunk_rows=1, shard_rows=1) for column in columns]
     chunk_rows = [_chunk_rows(b.row_bytes, unit_rows, store.chunk_bytes) for b in bare]
-    shards = [
-        _num_shards(-(-unit_rows // rows), rows * b.row_bytes, store.shard_bytes)
-        for b, rows in zip(bare, chunk_rows, strict=True)
-    ]
-    step = max(rows * count for rows, count in zip(chunk_rows, shards, strict=True))
-    padded = -(-unit_rows // step) * step
+    padded, reached = unit_rows, -1
+    # Padding for one array may ask for another shard of the next one.
+    while padded != reached:
+        reached = padded
+        shards = [
+            _num_shards(-(-padded // rows), rows * b.row_bytes, store.shard_bytes)
+            for b, rows in zip(bare, chunk_rows, strict=True)
+        ]
+        step = max(rows * count for rows, count in zip(chunk_rows, shards, strict=True))
+        padded = -(-unit_rows // step) * step
     arrays = tuple(
         ArraySpec(*column, chunk_rows=rows, shard_rows=padded // count)
         for column, rows, count in zip(columns, chunk_rows, shards, strict=True)

@@ -78,8 +78,9 @@ def report_data(config: Config, run: Run) -> ReportData:
 def _headlines(results: Json) -> list[Headline]:
     held_out = results["reconstruction"][HELD_OUT]["dictionary"]
     train = results["reconstruction"][TRAIN]["dictionary"]
-    splice = results["splice"]
+    splice = results["splice"][HELD_OUT]
     spliced = splice["variants"]["dictionary"]
+    trained = _train_splice(results)
     zero, mean = spliced["loss_recovered_zero"], spliced["loss_recovered_mean"]
     targets = f"{splice['targets']:,} targets of {splice['documents']} documents"
     return [
@@ -89,12 +90,14 @@ def _headlines(results: Json) -> list[Headline]:
             "Loss recovered, zero",
             zero["value"],
             interval=tuple(zero["interval"]),
+            train_value=trained["loss_recovered_zero"]["value"],
             note=f"against zero ablation; {targets}",
         ),
         Headline(
             "Loss recovered, mean",
             mean["value"],
             interval=tuple(mean["interval"]),
+            train_value=trained["loss_recovered_mean"]["value"],
             note="against mean ablation",
         ),
         Headline(
@@ -102,14 +105,17 @@ def _headlines(results: Json) -> list[Headline]:
             spliced["delta_ce"],
             "nats",
             tuple(spliced["delta_ce_interval"]),
+            train_value=trained["delta_ce"],
             note=f"clean CE {splice['clean_ce']:.3f} nats",
         ),
-        Headline("KL", spliced["kl"], "nats", tuple(spliced["kl_interval"])),
+        Headline("KL", spliced["kl"], "nats", tuple(spliced["kl_interval"]), trained["kl"]),
         Headline(
             "Dead share",
-            100 * train["dead_share"],
+            100 * held_out["dead_share"],
             "%",
-            note=f"silent for {train['dead_share_rows']:,} training tokens",
+            train_value=100 * train["dead_share"],
+            note=f"silent for {held_out['dead_share_rows']:,} held-out tokens; "
+            f"train: for {train['dead_share_rows']:,}",
         ),
         Headline("Cosine", held_out["cosine"], train_value=train["cosine"]),
         Headline(
@@ -119,6 +125,18 @@ def _headlines(results: Json) -> list[Headline]:
             note="1 is unbiased",
         ),
     ]
+
+
+def _train_splice(results: Json) -> Json:
+    """Figures of the spliced model on training items, None where they were not measured."""
+    found = results["splice"][TRAIN]
+    if found is None:
+        nothing = {"value": None}
+        return {"delta_ce": None, "kl": None} | dict.fromkeys(
+            ("loss_recovered_zero", "loss_recovered_mean"), nothing
+        )
+    spliced: Json = found["variants"]["dictionary"]
+    return spliced
 
 
 def _controls(results: Json) -> list[ControlRow]:
@@ -131,7 +149,7 @@ def _controls(results: Json) -> list[ControlRow]:
     }
     rows = []
     for name, title in names.items():
-        spliced = results["splice"]["variants"][name]
+        spliced = results["splice"][HELD_OUT]["variants"][name]
         rows.append(
             ControlRow(
                 title,
@@ -156,7 +174,7 @@ def _corpus(config: Config, run: Run) -> CorpusFacts:
         train_tokens=facts["train_tokens"],
         held_out_tokens=facts["held_out_tokens"],
         sequence_length=facts["sequence_length"],
-        bos_policy=f"{facts['policy'].capitalize()}. The first position is left out.",
+        bos_policy=f"{facts['policy']} The first position is left out.",
     )
 
 

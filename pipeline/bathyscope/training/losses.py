@@ -25,7 +25,8 @@ def auxk(dictionary: TopK, x: Tensor, x_hat: Tensor, dead: Tensor) -> Tensor:
 
     `dead` holds the numbers of dead latents, sorted, int64. At most d_in // 2 of them are used
     per row. Gradients reach the dead rows of W_enc, b_enc and W_dec, and b_dec through the
-    encoder's input.
+    encoder's input. As ê goes through the ReLU, a latent whose pre-activation is above zero on no
+    row of the batch gets no gradient.
     """
     if len(dead) == 0:
         return x.new_zeros(())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.dictionaries.topk import TopK
-from bathyscope.errors import NonFiniteError
+from bathyscope.errors import ConfigError, NonFiniteError
 from bathyscope.training.losses import auxk, encode_decode, fired, fvu
 
 
@@ -27,11 +27,17 @@ class TopKStep:
     """Holds the optimiser and the counts of silent tokens; `step(x)` does one step.
 
     A latent is dead when it has not fired for `dead_after_tokens` training tokens.
+    Raises `ConfigError` when that is below 1: every latent would be dead from the start.
     """
 
     def __init__(
         self, dictionary: TopK, *, lr: float, auxk_weight: float, dead_after_tokens: int
     ) -> None:
+        if dead_after_tokens < 1:
+            raise ConfigError(
+                f"A latent would be dead after {dead_after_tokens} silent tokens; at least 1 is "
+                "wanted. Raise train.dead_after_epochs."
+            )
         self.dictionary = dictionary
         self._auxk_weight = auxk_weight
         self._dead_after_tokens = dead_after_tokens

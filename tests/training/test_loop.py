@@ -1,0 +1,167 @@
+"""The loop: which batches, in which order, what is reported, and that something is learned."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor
+
+from bathyscope.dictionaries.topk import TopK
+from bathyscope.errors import NonFiniteError, StoreError
+from bathyscope.metrics.controls import SecondMoments
+from bathyscope.training.loop import Plan, Point, train
+from bathyscope.training.step import StepFigures, TopKStep
+
+SIZES = (3, 5)
+ORDER = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4)]
+
+
+@dataclass
+class Numbered:
+    """Batch number n is filled with n; epochs have 3 and 5 steps."""
+
+    batch_rows: int = 4
+    fails_at: int = -1
+    asked: list[tuple[int, int, int]] = field(default_factory=list)
+    threads: set[int] = field(default_factory=set)
+
+    def num_steps(self, seed: int, epoch: int) -> int:
+        return SIZES[epoch]
+
+    def batch(self, seed: int, epoch: int, step: int) -> Tensor:
+        number = len(self.asked)
+        self.asked.append((seed, epoch, step))
+        self.threads.add(threading.get_ident())
+        if number == self.fails_at:
+            raise StoreError(f"chunk of step {number} is damaged")
+        return torch.full((self.batch_rows, 2), float(number), dtype=torch.bfloat16)
+
+
+@dataclass
+class Recorder:
+    """Stands where a step stands and writes down what it gets."""
+
+    rates: list[float] = field(default_factory=list)
+    seen: list[float] = field(default_factory=list)
+    fails_at: int = -1
+
+    def set_lr(self, lr: float) -> None:
+        self.rates.append(lr)
+
+    def step(self, x: Tensor) -> StepFigures:
+        assert x.dtype == torch.float32
+        if len(self.seen) == self.fails_at:
+            raise NonFiniteError("the loss became nan")
+        self.seen.append(float(x[0, 0]))
+        return StepFigures(1.0, 1.0, 0.0, 2.0, 0.0, self.rates[-1])
+
+
+def plan(epochs: int = 2, log_every: int = 3, scale: float = 2.0) -> Plan:
+    return Plan(
+        epochs=epochs, lr=6.0, warmup_share=0.25, decay_share=0.25, seed=11, scale=scale,
+        log_every=log_every,
+    )  # fmt: skip
+
+
+def test_every_batch_once_in_order_divided_by_the_scale() -> None:
+    batches, recorder = Numbered(), Recorder()
+    train(recorder, batches, plan=plan())  # type: ignore[arg-type]
+    assert batches.asked == [(11, epoch, step) for epoch, step in ORDER]
+    assert recorder.seen == [number / 2 for number in range(8)]
+    assert recorder.rates == pytest.approx([3, 6, 6, 6, 6, 6, 6, 3])
+    assert threading.get_ident() not in batches.threads
+
+
+@pytest.mark.parametrize(
+    ("log_every", "steps"), [(1, [1, 2, 3, 4, 5, 6, 7, 8]), (3, [1, 4, 7, 8]), (100, [1, 8])]
+)
+def test_points_of_the_curve(log_every: int, steps: list[int]) -> None:
+    curve = train(Recorder(), Numbered(), plan=plan(log_every=log_every))  # type: ignore[arg-type]
+    assert [point.step for point in curve] == steps
+    assert [point.tokens for point in curve] == [4 * step for step in steps]
+
+
+def test_the_last_point_is_there_once_when_it_falls_on_the_interval() -> None:
+    curve = train(Recorder(), Numbered(), plan=plan(log_every=7))  # type: ignore[arg-type]
+    assert [point.step for point in curve] == [1, 8]
+
+
+def test_report_hears_of_every_step() -> None:
+    told: list[tuple[int, int, int]] = []
+
+    def report(done: int, total: int, point: Point) -> None:
+        told.append((done, total, point.step))
+
+    train(Recorder(), Numbered(), plan=plan(), report=report)  # type: ignore[arg-type]
+    assert told == [(step, 8, step) for step in range(1, 9)]
+
+
+def test_one_step_is_enough() -> None:
+    class One(Numbered):
+        def num_steps(self, seed: int, epoch: int) -> int:
+            return 1
+
+    curve = train(Recorder(), One(), plan=plan(epochs=1))  # type: ignore[arg-type]
+    assert [(point.step, point.tokens) for point in curve] == [(1, 4)]
+
+
+@pytest.mark.parametrize("number", [0, 1, 4, 7])
+def test_an_error_of_the_reader_reaches_the_caller_after_the_good_batches(number: int) -> None:
+    recorder = Recorder()
+    with pytest.raises(StoreError, match=f"chunk of step {number} is damaged"):
+        train(recorder, Numbered(fails_at=number), plan=plan())  # type: ignore[arg-type]
+    assert len(recorder.seen) == number
+
+
+def test_after_an_error_of_the_step_nothing_more_is_read() -> None:
+    batches = Numbered()
+    with pytest.raises(NonFiniteError):
+        train(Recorder(fails_at=2), batches, plan=plan())  # type: ignore[arg-type]
+    # Batches 0 to 2 were used; one more was read ahead.
+    assert len(batches.asked) == 4
+
+
+@dataclass
+class Planted:
+    """Rows of the planted directions; batch (epoch, step) is a function of its numbers."""
+
+    rows: Callable[[int, int], Tensor]
+    batch_rows: int = 256
+
+    def num_steps(self, seed: int, epoch: int) -> int:
+        return 150
+
+    def batch(self, seed: int, epoch: int, step: int) -> Tensor:
+        return self.rows(self.batch_rows, 1000 * (seed + 1) + 300 * epoch + step)
+
+
+def learn(fresh: Callable[..., TopK], rows: Callable[[int, int], Tensor]) -> TopK:
+    dictionary = fresh()
+    step = TopKStep(dictionary, lr=1e-2, auxk_weight=1 / 32, dead_after_tokens=4096)
+    settings = Plan(epochs=2, lr=1e-2, warmup_share=0.05, decay_share=0.3, seed=0, scale=1.0)
+    train(step, Planted(rows), plan=settings)
+    return dictionary.requires_grad_(False)
+
+
+def test_training_finds_the_planted_directions_twice_the_same(
+    fresh: Callable[..., TopK], planted: Callable[[int, int], Tensor], directions: Tensor
+) -> None:
+    dictionary = learn(fresh, planted)
+    held_out, fitted = planted(4096, 1), SecondMoments(16)
+    fitted.update(planted(4096, 2))
+    spread = (held_out - held_out.mean(0)).square().sum()
+    pca = fitted.fit(dictionary.k).reconstruct(held_out)
+    unexplained = float((held_out - dictionary(held_out)).square().sum() / spread)
+    unexplained_pca = float((held_out - pca).square().sum() / spread)
+    # Three of 16 nearly equal variances: PCA explains about a third. The rows are 3-sparse.
+    assert unexplained_pca > 0.5
+    assert unexplained < 0.15 < 0.3 * unexplained_pca
+    found = (directions @ dictionary.W_dec.T).amax(1)
+    assert int((found > 0.9).sum()) >= 28
+    again = learn(fresh, planted)
+    for name, parameter in dictionary.named_parameters():
+        assert torch.equal(getattr(again, name), parameter), name
