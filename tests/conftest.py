@@ -16,8 +16,6 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from bathyscope.runs.run import Run
-from support import changed
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
@@ -25,6 +23,8 @@ import bathyscope
 from bathyscope.commands.run import run as run_stages
 from bathyscope.config import Config
 from bathyscope.corpora.documentation import documentation
+from bathyscope.runs.run import Run
+from support import changed
 
 END_OF_TEXT = "<|endoftext|>"
 

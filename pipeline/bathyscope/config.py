@@ -283,6 +283,7 @@ def _not_negative(config: Config) -> None:
         "cluster.gpus_per_worker",
         "cluster.max_failures",
         "evaluate.splice_tokens",
+        "evaluate.train_splice_tokens",
         "evaluate.seed",
         "describe.examples_per_band",
         "describe.window_before",

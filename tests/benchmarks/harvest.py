@@ -15,7 +15,6 @@ import statistics
 import time
 
 import torch
-from bench import arguments, conclude, configuration, folder
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -29,6 +28,7 @@ from bathyscope.stages import harvest
 from bathyscope.stages.model import describe_model
 from bathyscope.stores.objects import Objects
 from bathyscope.values import Unit
+from bench import arguments, conclude, configuration, folder
 
 
 def bare_model(config: Config) -> nn.Module:
@@ -69,7 +69,8 @@ def main() -> None:
                 harvest,
                 unit,
                 context=context,
-                begun=begun,
+                work=begun.work,
+                objects=begun.objects,
                 lease_s=config.store.lease_s,
                 report=lambda fraction, text: None,
             )

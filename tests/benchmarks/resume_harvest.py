@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 
 import psutil
-from bench import SMALL, arguments, command, conclude, folder
 
 from bathyscope.runs.run import ACTIVATIONS, Run
 from bathyscope.stores.objects import Objects
 from bathyscope.values import Receipt
+from bench import SMALL, arguments, command, conclude, folder
 
 KILL_AFTER_UNITS = 3
 

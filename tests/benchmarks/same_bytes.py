@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench import arguments, conclude, configuration, folder
-
 from bathyscope.commands.run import run
+from bench import arguments, conclude, configuration, folder
 
 STAGES = ("corpus", "harvest", "train", "encode")
 ARTIFACTS = {

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import changed, listing
 
 from bathyscope.commands.run import run as run_stages
 from bathyscope.config import Config
-from bathyscope.errors import JobError, NonFiniteError
-from bathyscope.jobs.cluster import Cluster
+from bathyscope.errors import IdentityMismatch, JobError, NonFiniteError
+from bathyscope.jobs.cluster import Cluster, with_absolute_paths
 from bathyscope.jobs.sink import Silent
 from bathyscope.stages import encode, harvest, train
+from support import changed, listing
 
 pytestmark = [
     pytest.mark.cluster,
@@ -101,3 +101,29 @@ def test_errors_of_a_worker_arrive_as_they_were_raised(
             cluster.drive(harvest, Silent())
     finally:
         cluster.close()
+
+
+def test_a_run_that_is_up_to_date_or_refused_starts_no_ray(
+    finished_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*args: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("bathyscope.jobs.cluster._start_ray", started)
+    cluster = Cluster(changed(finished_config, cluster__kind="local"))
+    assert cluster.drive(harvest, Silent()) == {}
+    other = Cluster(changed(finished_config, cluster__kind="local", hooks__batch_items=2))
+    with pytest.raises(IdentityMismatch, match=r"batch_items: 4 -> 2"):
+        other.drive(harvest, Silent())
+    cluster.close()
+    other.close()
+
+
+def test_paths_are_absolute_for_workers_with_another_folder(
+    tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = with_absolute_paths(tiny_config("runs/a", data__paths=["text.jsonl"]))
+    assert config.url == str(tmp_path / "runs/a")
+    assert config.data.paths == [str(tmp_path / "text.jsonl")]
+    assert with_absolute_paths(changed(config, url="s3://bucket/run")).url == "s3://bucket/run"

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import changed, listing
 
 from bathyscope.commands.run import run as run_stages
 from bathyscope.config import Config
@@ -27,6 +26,7 @@ from bathyscope.stages import harvest
 from bathyscope.stores.leases import Holder, Leases
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.receipts import Receipts
+from support import changed, listing
 
 DATA = ("activations.zarr", "resid_post.1")
 
@@ -136,7 +136,8 @@ def test_a_unit_that_somebody_alive_holds_is_left_alone(with_corpus: Config) -> 
         harvest,
         begun.remaining[0],
         context=None,
-        begun=begun,
+        work=begun.work,
+        objects=begun.objects,
         lease_s=600,
         report=lambda fraction, text: None,
     )

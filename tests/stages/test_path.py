@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import changed, listing
 from transformers import AutoModelForCausalLM
 
 from bathyscope.commands.run import STAGES, summary
@@ -18,6 +17,7 @@ from bathyscope.errors import IdentityMismatch, MissingArtifact
 from bathyscope.runs.run import Run
 from bathyscope.stages.masks import kept
 from bathyscope.values import HELD_OUT, TRAIN
+from support import changed, listing
 
 
 def test_latents_are_the_dictionary_applied_to_the_rows(finished: Run) -> None:

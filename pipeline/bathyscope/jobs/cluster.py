@@ -7,6 +7,7 @@ retries nothing; a worker that dies is replaced here, and its unit is given out 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import importlib
 import logging
 import os
@@ -23,7 +24,7 @@ from bathyscope.errors import BathyscopeError, JobError
 from bathyscope.jobs.inline import finish
 from bathyscope.jobs.sink import Sink
 from bathyscope.jobs.unit import do_unit, set_threads
-from bathyscope.runs.work import Begun, begin
+from bathyscope.runs.work import Begun, Work, begin
 from bathyscope.stages.stage import Stage
 from bathyscope.stores.objects import Objects
 from bathyscope.values import Json, Receipt, Unit
@@ -41,22 +42,23 @@ class Worker:
         self._progress = (0.0, "")
         self._lock = threading.Lock()
 
-    def run(self, stage_name: str, config: Config, begun: Begun, unit: Unit) -> Receipt | None:
+    def run(self, stage_name: str, config: Config, work: Work, unit: Unit) -> Receipt | None:
         """Do one unit, opening the stage first when it is another than before."""
         # OpenMP keeps the count per thread, and this may be another one than last time.
         set_threads(*self._threads)
         stage: Any = importlib.import_module(stage_name)
-        key = (stage_name, begun.work.segment.name)
+        key = (stage_name, work.segment.name)
         if self._key != key:
             self._context = None
-            self._context = stage.open(config, begun.work)
+            self._context = stage.open(config, work)
             self._key = key
         self._report(0.0, "")
         return do_unit(
             stage,
             unit,
             context=self._context,
-            begun=begun,
+            work=work,
+            objects=Objects(config.url).at(work.artifact),
             lease_s=config.store.lease_s,
             report=self._report,
         )
@@ -86,13 +88,16 @@ class _Running:
 
 
 class Cluster:
-    """A Ray cluster, started here or joined, with workers that outlive stages."""
+    """A Ray cluster, started here or joined, with workers that outlive stages.
+
+    Nothing is started before the first unit needs it: refusals and runs that are up to date
+    answer at once.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._settings = config.cluster
-        _start_ray(self._settings)
-        self._actors = [self._new_actor() for _ in range(self._settings.workers)]
+        self._actors: list[Any] = []
         self._failures = 0
 
     def drive(self, stage: Stage, sink: Sink) -> Json:
@@ -102,7 +107,9 @@ class Cluster:
         sink.begin(begun)
         if begun.complete:
             return {}
-        self._do_all(stage, begun, sink)
+        if begun.remaining:
+            self._start()
+            self._do_all(stage, begun, sink)
         ray.get([actor.close.remote() for actor in self._actors])
         return finish(stage, config, begun, sink)
 
@@ -114,7 +121,13 @@ class Cluster:
         """Stop the workers, and Ray when it was started here."""
         for actor in self._actors:
             ray.kill(actor)
-        ray.shutdown()
+        if self._actors:
+            ray.shutdown()
+
+    def _start(self) -> None:
+        if not self._actors:
+            _start_ray(self._settings)
+            self._actors = [self._new_actor() for _ in range(self._settings.workers)]
 
     def _do_all(self, stage: Stage, begun: Begun, sink: Sink) -> None:
         name = stage.__name__  # type: ignore[attr-defined]
@@ -139,11 +152,12 @@ class Cluster:
         waiting: collections.deque[Unit],
         running: dict[Any, _Running],
     ) -> None:
+        config = with_absolute_paths(self._config)
         busy = {id(job.actor) for job in running.values()}
         for actor in self._actors:
             if waiting and id(actor) not in busy:
                 unit = waiting.popleft()
-                future = actor.run.remote(stage_name, self._config, begun, unit)
+                future = actor.run.remote(stage_name, config, begun.work, unit)
                 running[future] = _Running(unit, actor)
 
     def _collect(
@@ -196,6 +210,24 @@ class Cluster:
             "max_concurrency": 2,
         }
         return ray.remote(Worker).options(**options).remote(settings.threads, settings.workers)
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The configuration for a process with another working directory."""
+
+    def absolute(path: str | None) -> str | None:
+        return os.path.abspath(path) if path and "://" not in path else path
+
+    model = dataclasses.replace(
+        config.model,
+        path=absolute(config.model.path),
+        offload_folder=absolute(config.model.offload_folder),
+    )
+    data = dataclasses.replace(config.data, paths=[str(absolute(p)) for p in config.data.paths])
+    url = absolute(config.url) or config.url
+    return dataclasses.replace(
+        config, url=url, cache=absolute(config.cache), model=model, data=data
+    )
 
 
 def _start_ray(settings: ClusterConfig) -> None:

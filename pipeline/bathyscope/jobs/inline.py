@@ -59,7 +59,8 @@ def _do_all(stage: Stage, config: Config, begun: Begun, sink: Sink) -> None:
             stage,
             unit,
             context=context,
-            begun=begun,
+            work=begun.work,
+            objects=begun.objects,
             lease_s=config.store.lease_s,
             report=report,
         )

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from bathyscope.runs.work import Begun
+from bathyscope.runs.work import Work
 from bathyscope.stages.stage import Outcome, Stage
 from bathyscope.stores.leases import Lease, Leases
+from bathyscope.stores.objects import Objects
 from bathyscope.stores.receipts import Receipts
 from bathyscope.values import Json, Receipt, Unit
 
@@ -41,20 +42,23 @@ def do_unit(
     unit: Unit,
     *,
     context: Any,
-    begun: Begun,
+    work: Work,
+    objects: Objects,
     lease_s: float,
     report: Progress,
 ) -> Receipt | None:
     """Do a unit unless it is done; None when another worker holds it.
 
+    `objects` is the folder of the artifact.
+
     Raises what the stage raises, `LeaseLost`, and `ReceiptConflict`.
     """
-    segment = begun.work.segment.name
-    receipts = Receipts(begun.objects, segment)
+    segment = work.segment.name
+    receipts = Receipts(objects, segment)
     there = receipts.get(unit.index)
     if there is not None:
         return there
-    leases = Leases(begun.objects, segment, seconds=lease_s)
+    leases = Leases(objects, segment, seconds=lease_s)
     lease = leases.claim(unit.index)
     if lease is None:
         return None

@@ -1,0 +1,220 @@
+"""The schema, the values in `conf/`, and every rule that joins settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import Field, fields, is_dataclass
+from importlib import resources
+from typing import Any
+
+import pytest
+import yaml
+from support import changed
+
+from bathyscope.cli import compose
+from bathyscope.command_help import GROUPS, choices
+from bathyscope.config import Config, setting_names, validate
+from bathyscope.errors import ConfigError
+
+NEEDED = {
+    "model=folder": ["model.path=weights"],
+    "model=hub": ["model.repo=a/b", "model.revision=0123456789abcdef0123456789abcdef01234567"],
+    "data=jsonl": ["data.paths=[text.jsonl]"],
+    "data=hf": ["data.dataset=a/b"],
+    "cluster=address": ["cluster.address=ray://head:10001"],
+}
+"""What a choice asks its user for."""
+FILES = [(group, choice) for group in GROUPS for choice in choices(group)]
+
+
+def default() -> Config:
+    """The dataclass defaults, with the one value that they ask for."""
+    return changed(Config(), model__path="weights")
+
+
+def settings(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
+    """Every setting that is not a group, with its field."""
+    for item in fields(kind):
+        inner = item.default_factory
+        if isinstance(inner, type) and is_dataclass(inner):
+            yield from settings(inner, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", item
+
+
+def test_groups_of_the_help_are_the_folders_of_conf() -> None:
+    folder = resources.files("bathyscope.conf")
+    folders = {e.name for e in folder.iterdir() if e.is_dir() and e.name != "__pycache__"}
+    assert folders == set(GROUPS)
+    assert all(choices(group) for group in GROUPS)
+
+
+@pytest.mark.parametrize(("group", "choice"), FILES)
+def test_every_file_of_every_group_composes_and_validates(group: str, choice: str) -> None:
+    override = f"{group}={choice}"
+    config, _ = compose([override, *NEEDED.get(override, [])])
+    assert isinstance(config, Config)
+
+
+@pytest.mark.parametrize(("group", "choice"), FILES)
+def test_values_of_a_file_arrive(group: str, choice: str) -> None:
+    text = (resources.files("bathyscope.conf") / group / f"{choice}.yaml").read_text()
+    values = yaml.safe_load(text)
+    values.pop("defaults", None)
+    override = f"{group}={choice}"
+    config, _ = compose([override, *NEEDED.get(override, [])])
+    whole = group == "experiment"
+    for name, value in values.items():
+        if whole and isinstance(value, dict):
+            for inner, wanted in value.items():
+                assert getattr(getattr(config, name), inner) == wanted
+        else:
+            assert getattr(config if whole else getattr(config, group), name) == value
+
+
+@pytest.mark.parametrize("override", NEEDED)
+def test_a_choice_without_its_value_says_which(override: str) -> None:
+    with pytest.raises(ConfigError, match=f"{NEEDED[override][0].split('=')[0]} is not set"):
+        compose([override])
+
+
+def test_the_default_is_the_demo() -> None:
+    config, _ = compose([])
+    assert (config.model.kind, config.data.kind) == ("smollm2_135m", "documentation")
+    assert config.cluster.kind == "local"
+    demo, _ = compose(["experiment=demo"])
+    assert changed(demo, url=config.url) == config
+
+
+def test_every_setting_has_a_line_of_help_with_no_full_stop() -> None:
+    for name, item in settings():
+        text = item.metadata.get("help", "")
+        assert 10 <= len(text) <= 90, name
+        assert "\n" not in text, name
+        assert not text.endswith("."), name
+
+
+def test_setting_names_are_all_settings_and_all_groups() -> None:
+    names = setting_names()
+    assert len(names) == len(set(names))
+    assert {name for name, _ in settings()} | set(GROUPS) <= set(names)
+    assert {"url", "train.lr", "describe.window_after", "evaluate"} <= set(names)
+
+
+def test_lists_and_dicts_are_not_shared_between_two_configs() -> None:
+    one, other = Config(), Config()
+    one.hooks.points.append("mlp_out.1")
+    one.model.max_memory["cpu"] = "1GiB"
+    assert other.hooks.points == ["resid_post.9"]
+    assert other.model.max_memory == {}
+
+
+def test_the_dictionary_reads_the_only_hook_point_or_the_named_one() -> None:
+    assert changed(default(), hooks__points=["mlp_out.2"]).hook == "mlp_out.2"
+    two = changed(default(), hooks__points=["mlp_out.2", "a"], dictionary__hook="a")
+    validate(two)
+    assert two.hook == "a"
+
+
+ABOVE_ZERO = [
+    "hooks.batch_items", "dictionary.k", "dictionary.expansion", "train.epochs",
+    "train.batch_rows", "train.lr", "train.dead_after_epochs", "train.log_every",
+    "store.unit_tokens", "store.min_units", "store.chunk_bytes", "store.shard_bytes",
+    "store.streams", "store.window_chunks", "store.lease_s", "cluster.workers",
+    "evaluate.control_components", "evaluate.resamples", "describe.top_examples",
+    "describe.sampled_examples", "describe.bands", "describe.promoted_tokens",
+]  # fmt: skip
+NOT_NEGATIVE = [
+    "data.min_chars", "data.train_tokens", "data.held_out_tokens", "data.seed",
+    "dictionary.num_latents", "train.warmup_share", "train.decay_share", "train.auxk_weight",
+    "train.seed", "store.items_per_unit", "cluster.threads", "cluster.gpus_per_worker",
+    "cluster.max_failures", "evaluate.splice_tokens", "evaluate.train_splice_tokens", "evaluate.seed",
+    "describe.examples_per_band", "describe.window_before", "describe.window_after",
+    "describe.seed",
+]  # fmt: skip
+
+
+def with_value(name: str, value: Any) -> Config:
+    return changed(default(), **{name.replace(".", "__"): value})
+
+
+@pytest.mark.parametrize("name", ABOVE_ZERO)
+def test_numbers_that_must_be_above_zero(name: str) -> None:
+    for value in (0, -1):
+        with pytest.raises(ConfigError, match=rf"^{name} is {value}\. A number above 0"):
+            validate(with_value(name, value))
+    validate(with_value(name, 1))
+
+
+@pytest.mark.parametrize("name", NOT_NEGATIVE)
+def test_numbers_that_may_be_zero(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name} is -1\. 0 or a number above it"):
+        validate(with_value(name, -1))
+    validate(with_value(name, 0))
+
+
+@pytest.mark.parametrize("name", ["train.lr", "train.auxk_weight", "store.lease_s"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nan_and_infinity_are_no_numbers(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name} is {value}"):
+        validate(with_value(name, value))
+
+
+def test_every_number_is_checked() -> None:
+    """A new number has to be put in one of the two lists, or here with its own rule."""
+    own_rule = {"data.held_out_share", "data.sequence_length"}
+    # Ray checks it against the memory of the machine.
+    foreign = {"cluster.object_store_bytes"}
+    numbers = {
+        name
+        for name, item in settings()
+        if type(item.default) in (int, float) and not isinstance(item.default, bool)
+    }
+    assert numbers == {*ABOVE_ZERO, *NOT_NEGATIVE, *own_rule, *foreign}
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("model.kind", "smollm2_135m, folder, hub"),
+        ("model.dtype", "auto, bfloat16, float16, float32"),
+        ("model.attention", "sdpa, eager"),
+        ("data.kind", "documentation, jsonl, hf"),
+        ("dictionary.kind", "topk"),
+        ("cluster.kind", "inline, local, address"),
+    ],
+)
+def test_choices_that_are_text(name: str, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name} is 'other'\. One of {wanted} is wanted"):
+        validate(with_value(name, "other"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__path": None}, r"model\.path is not set"),
+        ({"model__kind": "hub"}, r"model\.repo is not set"),
+        ({"model__kind": "hub", "model__repo": "a/b"}, r"model\.revision is not set"),
+        ({"data__kind": "jsonl"}, r"data\.paths is not set"),
+        ({"data__kind": "hf"}, r"data\.dataset is not set"),
+        ({"cluster__kind": "address"}, r"cluster\.address is not set"),
+        ({"hooks__points": []}, r"hooks\.points is not set"),
+        ({"url": ""}, r"url is not set"),
+        ({"dictionary__hook": "mlp_out.1"}, r"hooks\.points are \['resid_post\.9'\]\. Add it"),
+        ({"hooks__points": ["a", "b"]}, r"say which of them .* dictionary\.hook"),
+        ({"data__held_out_share": 0.0}, r"data\.held_out_share is 0\.0"),
+        ({"data__held_out_share": 1.0}, r"data\.held_out_share is 1\.0"),
+        ({"data__held_out_share": math.nan}, r"data\.held_out_share is nan"),
+        ({"data__sequence_length": 2}, r"data\.sequence_length is 2\. At least 3"),
+        ({"train__warmup_share": 0.8, "train__decay_share": 0.3}, r"add up to more than 1"),
+    ],
+)
+def test_rules_that_join_settings(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        validate(changed(default(), **changes))
+
+
+def test_the_edges_of_those_rules_are_allowed() -> None:
+    validate(changed(default(), train__warmup_share=0.5, train__decay_share=0.5))
+    validate(changed(default(), data__sequence_length=3, data__held_out_share=0.99))
