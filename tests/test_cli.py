@@ -68,8 +68,12 @@ def test_help_of_a_command_lists_groups_and_every_setting(capsys: Captured, comm
 
 def test_help_shows_defaults(capsys: Captured) -> None:
     text = told(capsys, "train", "--help")
-    for line in ("passes over the training rows [5]", "folder for weights that fit no device [none]",
-                 "from something else [False]", "docstrings from [stdlib, topics, numpy, torch]"):  # fmt: skip
+    for line in (
+        "passes over the training rows [5]",
+        "folder for weights that fit no device [none]",
+        "from something else [False]",
+        "docstrings from [stdlib, topics, numpy, torch]",
+    ):
         assert line in text
 
 

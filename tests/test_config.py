@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
-from support import changed
 
 from bathyscope.cli import compose
 from bathyscope.command_help import GROUPS, choices
 from bathyscope.config import Config, setting_names, validate
 from bathyscope.errors import ConfigError
+from support import changed
 
 NEEDED = {
     "model=folder": ["model.path=weights"],
@@ -129,9 +129,9 @@ NOT_NEGATIVE = [
     "data.min_chars", "data.train_tokens", "data.held_out_tokens", "data.seed",
     "dictionary.num_latents", "train.warmup_share", "train.decay_share", "train.auxk_weight",
     "train.seed", "store.items_per_unit", "cluster.threads", "cluster.gpus_per_worker",
-    "cluster.max_failures", "evaluate.splice_tokens", "evaluate.train_splice_tokens", "evaluate.seed",
-    "describe.examples_per_band", "describe.window_before", "describe.window_after",
-    "describe.seed",
+    "cluster.max_failures", "evaluate.splice_tokens", "evaluate.train_splice_tokens",
+    "evaluate.seed", "describe.examples_per_band", "describe.window_before",
+    "describe.window_after", "describe.seed",
 ]  # fmt: skip
 
 

@@ -62,6 +62,7 @@ class DataConfig:
     held_out_tokens: int = option(20_000, "held-out tokens wanted; 0 takes all there are")
     held_out_share: float = option(0.1, "share of documents that are held out")
     sequence_length: int = option(256, "tokens of a sequence")
+    shuffle: bool = option(True, "seeded order of documents; needs all texts in memory")
     seed: int = option(0, "order of documents and the split")
 
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from bathyscope.commands.run import STAGES, summary
 from bathyscope.commands.run import run as run_stages
 from bathyscope.config import Config
-from bathyscope.errors import IdentityMismatch, MissingArtifact
+from bathyscope.errors import IdentityMismatch, MissingArtifact, StoreError
 from bathyscope.runs.run import Run
 from bathyscope.stages.masks import kept
 from bathyscope.values import HELD_OUT, TRAIN
@@ -186,3 +186,30 @@ def test_a_stage_without_what_it_needs_says_which_stage_makes_it(
     alone = dataclasses.replace(copied, url=str(tmp_path / "alone"))
     with pytest.raises(MissingArtifact, match=r"no complete corpus\.zarr"):
         run_stages(alone, stages=["harvest"])
+
+
+def test_weights_that_are_not_those_of_the_manifest_are_refused(copied: Config) -> None:
+    path = Path(copied.url) / "dictionaries" / "main" / "model.safetensors"
+    weights = bytearray(path.read_bytes())
+    weights[-1] ^= 1
+    path.write_bytes(weights)
+    with pytest.raises(StoreError, match="not those that its manifest describes"):
+        Run(copied.url).dictionaries["main"]
+
+
+def test_an_interrupted_force_leaves_the_old_dictionary_for_readers(
+    copied: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Run(copied.url).dictionaries["main"].W_dec.clone()
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    forced = dataclasses.replace(changed(copied, train__lr=0.01), force=True)
+    with monkeypatch.context() as patched:
+        patched.setattr("bathyscope.stages.train.finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_stages(forced, stages=["train"])
+    assert torch.equal(Run(copied.url).dictionaries["main"].W_dec, old)
+    run_stages(forced, stages=["train"])
+    assert not torch.equal(Run(copied.url).dictionaries["main"].W_dec, old)

@@ -62,6 +62,11 @@ def do_unit(
     lease = leases.claim(unit.index)
     if lease is None:
         return None
+    there = receipts.get(unit.index)
+    if there is not None:
+        # It was finished between the look and the claim.
+        leases.release(unit.index)
+        return there
     guard = UnitGuard(leases, lease, report)
     outcome = stage.run(unit, context, guard)
     guard.check()

@@ -11,10 +11,11 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import xxhash
 
 from bathyscope.dictionaries.files import from_files
 from bathyscope.dictionaries.topk import TopK
-from bathyscope.errors import FormatVersionError, MissingArtifact
+from bathyscope.errors import FormatVersionError, MissingArtifact, StoreError
 from bathyscope.runs.activations import Rows
 from bathyscope.runs.corpus import Corpus
 from bathyscope.runs.tables import from_parquet
@@ -124,7 +125,14 @@ class Run:
     def _dictionary(self, name: str) -> TopK:
         facts = self.manifest(f"{DICTIONARIES}/{name}").facts
         folder = self.objects.at(f"{DICTIONARIES}/{name}")
-        return from_files(folder.get(facts["config_key"]), folder.get(facts["weights_key"]))
+        weights = folder.get(facts["weights_key"])
+        if xxhash.xxh3_128_hexdigest(weights) != facts["weights_digest"]:
+            raise StoreError(
+                f"The weights in {folder.location} are not those that its manifest describes. "
+                "They are being replaced, or damaged: open the run again, or train again with "
+                "force=true."
+            )
+        return from_files(folder.get(facts["config_key"]), weights)
 
     def _latents(self, name: str) -> Latents:
         artifact = f"{LATENTS}/{name}"

@@ -1,8 +1,9 @@
 """corpus: text becomes token sequences, deduplicated and split before anything else sees it.
 
 Documents are taken in a seeded order, dropped when they repeat others, given to train or held
-out by a hash of their text, tokenised and packed. One unit: deduplication looks at all documents
-before a document. Each split is a segment of `corpus.zarr`.
+out by a hash of their text, tokenised and packed. One unit: whether a document repeats others
+depends on all before it. Each split is a segment of `corpus.zarr`. What is held in memory is the
+table of documents, the hashes of their 13-grams and, with `data.shuffle`, their texts.
 """
 
 from __future__ import annotations
@@ -11,15 +12,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from bathyscope.config import Config, DataConfig
 from bathyscope.corpora.deduplicate import Deduplicator
 from bathyscope.corpora.documents import Document
 from bathyscope.corpora.order import shuffled
-from bathyscope.corpora.packing import PackedSequence, pack
 from bathyscope.corpora.sources import open_source
 from bathyscope.corpora.split import Split, split_of
 from bathyscope.errors import CorpusError
@@ -29,19 +27,16 @@ from bathyscope.models.tokenizers import (
     special_ids,
     tokenizer_digest,
 )
-from bathyscope.runs.corpus import DOCUMENT, MASK, OFFSET, TOKENS
 from bathyscope.runs.run import CORPUS
 from bathyscope.runs.tables import to_parquet
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
 from bathyscope.stages.inputs import cache_folder, model_folder, source_options
-from bathyscope.stages.layout import Column, lay_out
+from bathyscope.stages.sequences import Packing, SplitWriter, TokenDocument, write_sequences
 from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.stores.manifests import Segment
 from bathyscope.stores.objects import Objects
-from bathyscope.stores.receipts import Receipts
-from bathyscope.stores.units import create_segment, write_unit
-from bathyscope.values import HELD_OUT, TRAIN, Json, Receipt, Unit, UnitPlan
+from bathyscope.values import HELD_OUT, SPLITS, TRAIN, Json, Receipt, Unit, UnitPlan
 
 NAME = "corpus"
 SEMANTICS = 1
@@ -71,6 +66,15 @@ class Taken:
     duplicates: int = 0
     seen: int = 0
 
+    def add(self, document: Document, split: str, num_tokens: int) -> int:
+        """Note a document and return its number. Its separator counts as a token."""
+        self.names.append(document.id)
+        self.splits.append(split)
+        self.num_tokens.append(num_tokens)
+        self.digests.append(document.digest)
+        self.tokens[split] += num_tokens + 1
+        return len(self.names) - 1
+
 
 def units(config: Config) -> Work:
     """One unit, identified by the source's versions, the tokenizer and the packing settings."""
@@ -87,6 +91,7 @@ def units(config: Config) -> Work:
         "held_out_tokens": data.held_out_tokens,
         "held_out_share": data.held_out_share,
         "seed": data.seed,
+        "shuffle": data.shuffle,
     }
     return Work(NAME, CORPUS, identity, UnitPlan((("all", 0, 1),), 1), unit_name="passes")
 
@@ -100,27 +105,30 @@ def open(config: Config, work: Work) -> Context:
 def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     """Read, deduplicate, split, tokenise, pack and write all sequences."""
     data = context.config.data
+    name = context.work.segment.name
     taken = Taken()
-    documents: dict[str, list[tuple[int, list[int]]]] = {TRAIN: [], HELD_OUT: []}
-    for split, index, tokens in _tokenised(context, taken, guard):
-        documents[split].append((index, tokens))
-    sequences = {split: _pack(context, documents[split], split) for split in (TRAIN, HELD_OUT)}
+    writers = {split: _writer(context, f"{name}-{split}", split, guard) for split in SPLITS}
+    packing = Packing(
+        data.sequence_length, separator_id(context.tokenizer), special_ids(context.tokenizer)
+    )
+    write_sequences(_tokenised(context, taken, guard), writers, packing)
+    for split, writer in writers.items():
+        _check_enough(writer.num_items, taken, split, data)
+    segments = []
     first = 0
-    ranges = []
-    for split in (TRAIN, HELD_OUT):
-        segment = _write_split(context, split, first, sequences[split], guard)
-        ranges.append(segment.to_dict())
-        first += len(sequences[split])
-    key = f"documents/{context.work.segment.name}.parquet"
+    for split, writer in writers.items():
+        segments.append(writer.close(split, first).to_dict())
+        first += writer.num_items
+    key = f"documents/{name}.parquet"
     context.objects.put(key, _documents_table(taken))
     figures = {
         "documents_key": key,
         "documents": len(taken.names),
         "documents_read": taken.seen,
         "duplicates": taken.duplicates,
-        "segments": ranges,
-        "train_tokens": len(sequences[TRAIN]) * data.sequence_length,
-        "held_out_tokens": len(sequences[HELD_OUT]) * data.sequence_length,
+        "segments": segments,
+        "train_tokens": writers[TRAIN].num_items * data.sequence_length,
+        "held_out_tokens": writers[HELD_OUT].num_items * data.sequence_length,
     }
     return Outcome(valid=first, figures=figures)
 
@@ -141,26 +149,19 @@ def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Jso
     return facts
 
 
-def _tokenised(
-    context: Context, taken: Taken, guard: Guard
-) -> Iterator[tuple[str, int, list[int]]]:
-    """(split, document number, token ids) of the documents that are kept."""
+def _tokenised(context: Context, taken: Taken, guard: Guard) -> Iterator[TokenDocument]:
+    """The documents that are kept, until both splits have their tokens."""
     data = context.config.data
     wanted = {TRAIN: data.train_tokens, HELD_OUT: data.held_out_tokens}
     for batch in _batches(_kept(context, taken, wanted)):
         texts = [document.text for _, document in batch]
         encoded = context.tokenizer(texts, add_special_tokens=False).input_ids
         for (split, document), ids in zip(batch, encoded, strict=True):
-            if wanted[split] and taken.tokens[split] >= wanted[split]:
-                continue
-            taken.names.append(document.id)
-            taken.splits.append(split)
-            taken.num_tokens.append(len(ids))
-            taken.digests.append(document.digest)
-            taken.tokens[split] += len(ids) + 1
-            yield split, len(taken.names) - 1, ids
+            if not _full(taken, wanted, split):
+                yield TokenDocument(split, taken.add(document, split, len(ids)), ids)
+        guard.check()
         guard.progress(_filled(taken, wanted), f"{sum(taken.tokens.values()):,} tokens")
-        if all(wanted[s] and taken.tokens[s] >= wanted[s] for s in wanted):
+        if all(_full(taken, wanted, split) for split in wanted):
             return
 
 
@@ -171,11 +172,11 @@ def _kept(
     options, cache = source_options(context.config), cache_folder(context.config)
     documents, _ = open_source(data.kind, options, cache)
     deduplicator = Deduplicator()
-    for document in shuffled(documents, data.seed):
+    for document in shuffled(documents, data.seed) if data.shuffle else documents:
         taken.seen += 1
         number = split_of(document.digest, held_out_share=data.held_out_share, seed=data.seed)
         split = _SPLITS[number]
-        if wanted[split] and taken.tokens[split] >= wanted[split]:
+        if _full(taken, wanted, split):
             continue
         if deduplicator.is_duplicate(document.text):
             taken.duplicates += 1
@@ -196,62 +197,36 @@ def _batches(
         yield batch
 
 
+def _full(taken: Taken, wanted: Mapping[str, int], split: str) -> bool:
+    return bool(wanted[split]) and taken.tokens[split] >= wanted[split]
+
+
 def _filled(taken: Taken, wanted: Mapping[str, int]) -> float:
     shares = [min(taken.tokens[s] / wanted[s], 1.0) for s in wanted if wanted[s]]
     return min(shares, default=0.0)
 
 
-def _pack(
-    context: Context, documents: list[tuple[int, list[int]]], split: str
-) -> list[PackedSequence]:
+def _writer(context: Context, name: str, split: str, guard: Guard) -> SplitWriter:
     data = context.config.data
-    sequences = list(
-        pack(
-            documents,
-            sequence_length=data.sequence_length,
-            separator_id=separator_id(context.tokenizer),
-            special_ids=special_ids(context.tokenizer),
-        )
+    wanted = data.train_tokens if split == TRAIN else data.held_out_tokens
+    return SplitWriter(
+        context.objects,
+        name,
+        length=data.sequence_length,
+        # Without a limit the number of items is unknown: then units have their full size.
+        expected_items=wanted // data.sequence_length if wanted else 2**62,
+        store=context.config.store,
+        check=guard.check,
     )
-    if not sequences:
-        tokens = sum(len(ids) + 1 for _, ids in documents)
+
+
+def _check_enough(num_items: int, taken: Taken, split: str, data: DataConfig) -> None:
+    if num_items == 0:
         raise CorpusError(
-            f"The {split.replace('_', '-')} documents hold {tokens} tokens, less than one "
-            f"sequence of {data.sequence_length}. Give more text, a shorter "
+            f"The {split.replace('_', '-')} documents hold {taken.tokens[split]} tokens, less than "
+            f"one sequence of {data.sequence_length}. Give more text, a shorter "
             "data.sequence_length, or another data.held_out_share."
         )
-    return sequences
-
-
-def _write_split(
-    context: Context, split: str, first: int, sequences: list[PackedSequence], guard: Guard
-) -> Segment:
-    segment = _segment(context, split, first, len(sequences))
-    create_segment(context.objects, segment)
-    rows: dict[str, npt.NDArray[Any]] = {
-        TOKENS: np.stack([s.tokens for s in sequences]),
-        DOCUMENT: np.stack([s.document for s in sequences]),
-        OFFSET: np.stack([s.offset for s in sequences]),
-        MASK: np.stack([s.mask for s in sequences]),
-    }
-    unit = segment.plan.units()[0]
-    shards = write_unit(context.objects, segment, unit=unit, rows=rows, check=guard.check)
-    receipt = Receipt(unit=0, term=0, valid=len(sequences), shards=shards)
-    Receipts(context.objects, segment.name).create(receipt)
-    return segment
-
-
-def _segment(context: Context, split: str, first: int, num_items: int) -> Segment:
-    length = (context.config.data.sequence_length,)
-    columns = [
-        Column(TOKENS, length, "uint32", "uint32"),
-        Column(DOCUMENT, length, "uint32", "uint32"),
-        Column(OFFSET, length, "uint32", "uint32"),
-        Column(MASK, length, "uint8", "uint8"),
-    ]
-    arrays, rows_per_unit = lay_out(columns, unit_rows=num_items, store=context.config.store)
-    plan = UnitPlan(((split, first, first + num_items),), num_items)
-    return Segment(f"{context.work.segment.name}-{split}", plan, 1, arrays, rows_per_unit)
 
 
 def _documents_table(taken: Taken) -> bytes:

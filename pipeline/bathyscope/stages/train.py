@@ -112,9 +112,16 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
 
 
 def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
-    """Publish the dictionary."""
+    """Put the files in their place and publish the dictionary.
+
+    The manifest holds their digests, so a reader that comes in between notices.
+    """
     facts = dict(receipts[0].figures)
+    parts = f"parts/{begun.work.segment.name}"
+    for key in ("config_key", "weights_key", "curve_key"):
+        begun.objects.put(facts[key], begun.objects.get(f"{parts}/{facts[key]}"))
     publish(begun, facts)
+    begun.objects.delete_folder(parts)
     return facts
 
 
@@ -173,7 +180,8 @@ def _store(context: Context, dictionary: TopK, curve: list[Point], facts: Json) 
     }
     figures: Json = {"num_latents": dictionary.num_latents, "k": dictionary.k, **facts}
     for name, data in files.items():
-        context.objects.put(name, data)
+        # Aside first: readers of a dictionary that is being replaced still find the old one.
+        context.objects.put(f"parts/{context.segment}/{name}", data)
         figures[keys[name]] = name
         figures[f"{keys[name].removesuffix('_key')}_digest"] = xxhash.xxh3_128_hexdigest(data)
     figures["train_fvu_last_batches"] = float(np.mean([p.figures.fvu for p in curve[-5:]]))
