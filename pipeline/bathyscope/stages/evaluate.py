@@ -16,25 +16,24 @@ from bathyscope.config import Config
 from bathyscope.dictionaries.topk import TopK
 from bathyscope.evaluation.controls import Reconstruct, fit_components, random_dictionary
 from bathyscope.evaluation.splice import Forward, Restart, Splice, add_batch
-from bathyscope.evaluation.summary import summarise_splice, without_nan
 from bathyscope.metrics.latents import LatentCounts
 from bathyscope.metrics.reconstruction import Reconstruction
-from bathyscope.metrics.splice import CLEAN, TokenLosses
+from bathyscope.metrics.splice import TokenLosses
 from bathyscope.runs.activations import Rows
 from bathyscope.runs.corpus import Corpus
 from bathyscope.runs.identity import digest
 from bathyscope.runs.run import DICTIONARIES, EVALUATIONS, Run
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
+from bathyscope.stages.evaluation_results import DICTIONARY, headline, results_of
 from bathyscope.stages.layout import items_per_unit
-from bathyscope.stages.masks import PROTOCOL, kept
+from bathyscope.stages.masks import kept
 from bathyscope.stages.model import describe_model, load_tail, load_whole
 from bathyscope.stages.stage import Guard, Outcome
-from bathyscope.values import HELD_OUT, SPLITS, TRAIN, Json, Receipt, Unit, UnitPlan
+from bathyscope.values import HELD_OUT, TRAIN, Json, Receipt, Unit, UnitPlan
 
 NAME = "evaluate"
 SEMANTICS = 1
-DICTIONARY = "dictionary"
 _CONTROL_ROWS = 200_000
 _BATCH_ROWS = 8192
 
@@ -121,17 +120,10 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
 
 def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
     """Merge the sums in the order of units, write results.json, publish."""
-    run = Run(config.url)
-    results: Json = {
-        "reconstruction": {split: _merged(receipts, split) for split in SPLITS},
-        "splice": {split: _spliced(config, receipts, split) for split in SPLITS},
-        "protocol": _protocol(config, run),
-        "model": describe_model(config).name,
-    }
-    results = without_nan(results)
+    results = results_of(config, Run(config.url), receipts)
     key = f"results.{begun.work.segment.name}.json"
     begun.objects.put(key, json.dumps(results, indent=1, allow_nan=False).encode())
-    facts = {"results_key": key, **_headline(results)}
+    facts = {"results_key": key, **headline(results)}
     publish(begun, facts)
     return facts
 
@@ -219,77 +211,3 @@ def _splice(losses: TokenLosses, context: Context, start: int, stop: int) -> Non
         documents=torch.from_numpy(corpus.documents(start, stop).astype("int64")),
         variants=context.reconstructions,
     )
-
-
-def _merged(receipts: Mapping[int, Receipt], split: str) -> Json:
-    parts = [r.figures for r in receipts.values() if r.figures["split"] == split]
-    results: Json = {}
-    for name in parts[0]["reconstruction"]:
-        sums = Reconstruction.from_dict(parts[0]["reconstruction"][name])
-        for part in parts[1:]:
-            sums.merge(Reconstruction.from_dict(part["reconstruction"][name]))
-        results[name] = sums.results()
-        if name != DICTIONARY:
-            results[name].pop("l0")
-    counts = LatentCounts.from_dict(parts[0]["counts"])
-    for part in parts[1:]:
-        counts.merge(LatentCounts.from_dict(part["counts"]))
-    dead = counts.dead_share()
-    results[DICTIONARY]["dead_share"] = dead.share
-    results[DICTIONARY]["dead_share_rows"] = dead.num_rows
-    return results
-
-
-def _spliced(config: Config, receipts: Mapping[int, Receipt], split: str) -> Json | None:
-    """Losses of one split; None when none of its items went through the model."""
-    losses = TokenLosses()
-    for receipt in receipts.values():
-        if receipt.figures["split"] == split:
-            losses.merge(TokenLosses.from_dict(receipt.figures["losses"]))
-    if not losses.to_dict():
-        return None
-    found = losses.results()
-    settings = config.evaluate
-    return {
-        "targets": int(found[CLEAN].num_tokens.sum()),
-        "documents": len(found[CLEAN].documents),
-        "clean_ce": found[CLEAN].mean_ce(),
-        "variants": summarise_splice(found, resamples=settings.resamples, seed=settings.seed),
-    }
-
-
-def _protocol(config: Config, run: Run) -> Json:
-    return {
-        "positions": PROTOCOL,
-        "corpus": digest(run.corpus.identity),
-        "corpus_policy": run.corpus.facts["policy"],
-        "baselines": {
-            "zero": "the activation is set to zero",
-            "mean": "the activation is set to the mean over training rows",
-        },
-        "controls": {
-            "pca": f"{config.evaluate.control_components} principal components of training rows",
-            "random": "random unit directions of the same number and k, scaled by least squares",
-        },
-        "bootstrap": f"{config.evaluate.resamples} resamples of documents, 95 % percentiles",
-        "seed": config.evaluate.seed,
-        "clean": "the model restarted from the stored bfloat16 activations",
-    }
-
-
-def _headline(results: Json) -> Json:
-    found = results["reconstruction"][HELD_OUT][DICTIONARY]
-    trained = results["reconstruction"][TRAIN][DICTIONARY]
-    splice = results["splice"][HELD_OUT]["variants"][DICTIONARY]
-    return {
-        "l0": found["l0"],
-        "fvu": found["fvu"],
-        "train_fvu": trained["fvu"],
-        "loss_recovered_zero": splice["loss_recovered_zero"]["value"],
-        "delta_ce": splice["delta_ce"],
-        "kl": splice["kl"],
-        "dead_share": trained["dead_share"],
-        "dead_share_rows": trained["dead_share_rows"],
-        "fvu_pca": results["reconstruction"][HELD_OUT]["pca"]["fvu"],
-        "fvu_random": results["reconstruction"][HELD_OUT]["random"]["fvu"],
-    }
