@@ -136,6 +136,7 @@ class EvaluateConfig:
 
     splice_tokens: int = option(8_500, "held-out targets of the spliced model; 0 takes all")
     train_splice_tokens: int = option(2_000, "training targets of the spliced model, to compare")
+    batch_items: int = option(2, "sequences of a spliced forward; bounds the memory of logits")
     control_components: int = option(32, "components of the PCA control")
     resamples: int = option(2000, "bootstrap resamples over documents")
     seed: int = option(0, "bootstrap and random dictionary")
@@ -256,6 +257,7 @@ def _positive(config: Config) -> None:
         "store.lease_s",
         "cluster.workers",
         "evaluate.control_components",
+        "evaluate.batch_items",
         "evaluate.resamples",
         "describe.top_examples",
         "describe.sampled_examples",

@@ -77,12 +77,16 @@ def test_delta_ce_is_that_of_a_plain_forward_with_a_hook(
     assert delta == pytest.approx(ce(replaced) - ce(stored), abs=1e-5)
 
 
-def test_controls_stand_beside_and_mean_explains_nothing(finished: Run) -> None:
-    found = finished.evaluations["main"]["reconstruction"][TRAIN]
-    assert set(found) == {"dictionary", "pca", "random", "mean", "zero"}
-    assert found["mean"]["fvu"] == pytest.approx(1.0, abs=1e-5)
-    assert found["zero"]["fvu"] > 1.0
-    assert 0 < found["pca"]["fvu"] < 1.0
+def test_controls_stand_beside_and_baselines_recover_nothing(finished: Run) -> None:
+    found = finished.evaluations["main"]
+    for split in (TRAIN, HELD_OUT):
+        assert set(found["reconstruction"][split]) == {"dictionary", "pca", "random"}
+        assert 0 < found["reconstruction"][split]["pca"]["fvu"] < 1.0
+    held_out = found["splice"][HELD_OUT]["variants"]
+    assert set(held_out) == {"dictionary", "pca", "random", "mean", "zero"}
+    assert held_out["zero"]["loss_recovered_zero"]["value"] == 0
+    assert set(found["splice"][TRAIN]["variants"]) == {"dictionary", "mean", "zero"}
+    assert found["splice"][TRAIN]["targets"] == 300
 
 
 def test_densities_are_counts_of_the_stored_latents(finished: Run) -> None:

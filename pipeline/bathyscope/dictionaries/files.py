@@ -29,7 +29,7 @@ def to_files(dictionary: TopK, facts: Json) -> dict[str, bytes]:
         "dtype": str(dictionary.W_enc.dtype).removeprefix("torch."),
         **facts,
     }
-    tensors = {name: getattr(dictionary, name).detach().contiguous() for name in _TENSORS}
+    tensors = {name: getattr(dictionary, name).detach().cpu().contiguous() for name in _TENSORS}
     return {
         "config.json": json.dumps(config, indent=1).encode(),
         "model.safetensors": save(tensors),

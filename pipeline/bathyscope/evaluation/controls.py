@@ -54,9 +54,11 @@ def random_dictionary(
     dictionary.normalize_decoder()
     dictionary.W_enc.copy_(dictionary.W_dec)
     dictionary.b_dec.copy_(mean)
+    dictionary.to(mean.device)
     dot = norm = 0.0
     for block in blocks:
-        y = dictionary(block.float()) - mean
-        dot += float(((block.float() - mean) * y).sum(dtype=torch.float64))
+        x = block.float().to(mean.device)
+        y = dictionary(x) - mean
+        dot += float(((x - mean) * y).sum(dtype=torch.float64))
         norm += float((y * y).sum(dtype=torch.float64))
     return RandomDictionary(dictionary.eval(), mean, dot / norm if norm else 0.0)

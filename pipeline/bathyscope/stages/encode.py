@@ -9,6 +9,7 @@ import torch
 
 from bathyscope.config import Config
 from bathyscope.dictionaries.topk import TopK
+from bathyscope.models.precision import default_device_kind
 from bathyscope.runs.activations import Rows
 from bathyscope.runs.identity import digest
 from bathyscope.runs.run import DICTIONARIES, LATENTS, Run
@@ -77,7 +78,7 @@ def open(config: Config, work: Work) -> Context:
     """The dictionary and the reader."""
     run = Run(config.url)
     return Context(
-        dictionary=run.dictionaries[config.dictionary.name],
+        dictionary=run.dictionaries[config.dictionary.name].to(default_device_kind()),
         rows=run.activations[config.hook],
         objects=Objects(config.url).at(work.artifact),
         segment=work.segment,
@@ -90,9 +91,10 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     rows = context.rows.unit_rows(unit)
     values, indices = [], []
     for start in range(0, len(rows), _BATCH_ROWS):
-        latents = context.dictionary.encode(rows[start : start + _BATCH_ROWS].float())
-        values.append(latents.values.to(torch.bfloat16))
-        indices.append(latents.indices)
+        block = rows[start : start + _BATCH_ROWS].to(context.dictionary.W_enc.device).float()
+        latents = context.dictionary.encode(block)
+        values.append(latents.values.to(torch.bfloat16).cpu())
+        indices.append(latents.indices.cpu())
         guard.progress(min((start + _BATCH_ROWS) / len(rows), 1.0))
     shards = write_unit(
         context.objects,

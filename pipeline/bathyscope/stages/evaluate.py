@@ -40,12 +40,16 @@ _BATCH_ROWS = 8192
 
 @dataclass
 class Context:
-    """What is measured, in what model, beside which controls."""
+    """What is measured, in what model, beside which controls and baselines."""
 
     rows: Rows
     dictionary: TopK
     reconstructions: dict[str, Reconstruct]
+    """The dictionary and the controls, by name."""
+    baselines: dict[str, Reconstruct]
+    """What loss recovered is measured against."""
     forward: Forward
+    device: torch.device
     batch_items: int
     last_spliced: dict[str, int]
     """Per split, one past the last item that goes through the model."""
@@ -64,13 +68,12 @@ def units(config: Config) -> Work:
         "dictionary": trained.facts["weights_digest"],
         "hook": config.hook,
         "dtype": rows.facts["dtype"],
-        "batch_items": config.hooks.batch_items,
         **vars(config.evaluate),
     }
     per_unit = items_per_unit(
         corpus.num_items,
         rows_per_item=corpus.sequence_length,
-        batch_items=config.hooks.batch_items,
+        batch_items=config.evaluate.batch_items,
         store=config.store,
     )
     plan = UnitPlan(tuple((r.split, r.start, r.stop) for r in corpus.ranges), per_unit)
@@ -87,14 +90,18 @@ def open(config: Config, work: Work) -> Context:
     """Dictionary, controls fitted on training rows, and the model after the hook point."""
     run = Run(config.url)
     rows = run.activations[config.hook]
-    dictionary = run.dictionaries[config.dictionary.name]
+    forward, device = _forward(config)
+    dictionary = run.dictionaries[config.dictionary.name].to(device)
+    mean = torch.from_numpy(rows.moments(TRAIN, kept).mean).float().to(device)
     settings = config.evaluate
     return Context(
         rows=rows,
         dictionary=dictionary,
-        reconstructions=_reconstructions(config, rows, dictionary),
-        forward=_forward(config),
-        batch_items=config.hooks.batch_items,
+        reconstructions=_reconstructions(config, rows, dictionary, mean),
+        baselines={"mean": lambda x: mean.expand_as(x), "zero": torch.zeros_like},
+        forward=forward,
+        device=device,
+        batch_items=settings.batch_items,
         last_spliced={
             HELD_OUT: _last_item(run.corpus, HELD_OUT, settings.splice_tokens or None),
             TRAIN: _last_item(run.corpus, TRAIN, settings.train_splice_tokens),
@@ -112,7 +119,7 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     starts = range(unit.start, stop, context.batch_items)
     for number, start in enumerate(starts):
         guard.check()
-        _splice(losses, context, start, min(start + context.batch_items, stop))
+        _splice(losses, context, unit.split, start, min(start + context.batch_items, stop))
         guard.progress((number + 1) / len(starts), "spliced model")
     figures["losses"] = losses.to_dict()
     return Outcome(valid=unit.num_items, figures=figures)
@@ -137,8 +144,9 @@ def _last_item(corpus: Corpus, split: str, targets: int | None) -> int:
     return min(items.start + -(-targets // (corpus.sequence_length - 2)), items.stop)
 
 
-def _reconstructions(config: Config, rows: Rows, dictionary: TopK) -> dict[str, Reconstruct]:
-    mean = torch.from_numpy(rows.moments(TRAIN, kept).mean).float()
+def _reconstructions(
+    config: Config, rows: Rows, dictionary: TopK, mean: Tensor
+) -> dict[str, Reconstruct]:
     components = fit_components(
         _train_blocks(rows), width=rows.width, num=config.evaluate.control_components
     )
@@ -153,8 +161,6 @@ def _reconstructions(config: Config, rows: Rows, dictionary: TopK) -> dict[str, 
         DICTIONARY: dictionary,
         "pca": components.reconstruct,
         "random": control.reconstruct,
-        "mean": lambda x: mean.expand_as(x),
-        "zero": torch.zeros_like,
     }
 
 
@@ -171,13 +177,16 @@ def _train_blocks(rows: Rows, limit: int = _CONTROL_ROWS) -> Iterator[Tensor]:
                 yield block
 
 
-def _forward(config: Config) -> Forward:
+def _forward(config: Config) -> tuple[Forward, torch.device]:
+    """How logits come about from activations, and where activations go in."""
     facts = describe_model(config)
     hook = facts.hook(config.hook)
     last = facts.shape.num_layers - 1
     if hook.name.startswith("resid_post.") and hook.layer is not None and hook.layer < last:
-        return Restart(load_tail(config, hook.layer + 1).model)
-    return Splice(load_whole(config).model, hook)
+        tail = load_tail(config, hook.layer + 1)
+        return Restart(tail.model), tail.input_device
+    whole = load_whole(config)
+    return Splice(whole.model, hook), whole.input_device
 
 
 def _reconstruct(unit: Unit, context: Context) -> Json:
@@ -186,7 +195,7 @@ def _reconstruct(unit: Unit, context: Context) -> Json:
     counts = LatentCounts(context.dictionary.num_latents)
     keep = torch.from_numpy(kept(rows.masks(unit)))
     for block in rows.unit_rows(unit)[keep].split(_BATCH_ROWS):
-        x = block.float()
+        x = block.float().to(context.device)
         latents = context.dictionary.encode(x)
         counts.update(latents.values, latents.indices)
         sums[DICTIONARY].update(x, context.dictionary.decode(latents), num_active=latents.count)
@@ -200,14 +209,18 @@ def _reconstruct(unit: Unit, context: Context) -> Json:
     }
 
 
-def _splice(losses: TokenLosses, context: Context, start: int, stop: int) -> None:
-    corpus = context.rows.corpus
+def _splice(losses: TokenLosses, context: Context, split: str, start: int, stop: int) -> None:
+    corpus, device = context.rows.corpus, context.device
+    variants = {**context.reconstructions, **context.baselines}
+    if split == TRAIN:
+        # The training value stands beside the dictionary's figures; controls need none.
+        variants = {DICTIONARY: context.dictionary, **context.baselines}
     add_batch(
         losses,
         context.forward,
-        tokens=corpus.tokens(start, stop),
-        activations=context.rows.items(start, stop),
-        keep=torch.from_numpy(kept(corpus.masks(start, stop))),
-        documents=torch.from_numpy(corpus.documents(start, stop).astype("int64")),
-        variants=context.reconstructions,
+        tokens=corpus.tokens(start, stop).to(device),
+        activations=context.rows.items(start, stop).to(device),
+        keep=torch.from_numpy(kept(corpus.masks(start, stop))).to(device),
+        documents=torch.from_numpy(corpus.documents(start, stop).astype("int64")).to(device),
+        variants=variants,
     )

@@ -18,7 +18,7 @@ from bathyscope.pages.data import (
 )
 from bathyscope.runs.record import now
 from bathyscope.runs.run import FEATURES, Run
-from bathyscope.values import HELD_OUT, TRAIN, Json
+from bathyscope.values import HELD_OUT, SPLITS, TRAIN, Json
 
 _DEFINITIONS = (
     Definition(
@@ -150,12 +150,13 @@ def _controls(results: Json) -> list[ControlRow]:
     rows = []
     for name, title in names.items():
         spliced = results["splice"][HELD_OUT]["variants"][name]
+        fvu = {split: results["reconstruction"][split].get(name, {}) for split in SPLITS}
         rows.append(
             ControlRow(
                 title,
                 {
-                    "FVU": results["reconstruction"][HELD_OUT][name]["fvu"],
-                    "FVU, train": results["reconstruction"][TRAIN][name]["fvu"],
+                    "FVU": fvu[HELD_OUT].get("fvu"),
+                    "FVU, train": fvu[TRAIN].get("fvu"),
                     "ΔCE, nats": spliced["delta_ce"],
                     "KL, nats": spliced["kl"],
                     "Loss recovered, zero": spliced["loss_recovered_zero"]["value"],

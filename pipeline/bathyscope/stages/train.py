@@ -16,6 +16,7 @@ import xxhash
 from bathyscope.config import Config
 from bathyscope.dictionaries.files import to_files
 from bathyscope.dictionaries.topk import TopK
+from bathyscope.models.precision import default_device_kind
 from bathyscope.runs.activations import Rows
 from bathyscope.runs.identity import digest
 from bathyscope.runs.run import DICTIONARIES, Run
@@ -103,7 +104,7 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
         hook_point=config.hook,
         mean=torch.from_numpy(statistics.mean / scale),
         seed=config.train.seed,
-    )
+    ).to(default_device_kind())
     curve = _train(dictionary, batches, config=config, scale=scale, guard=guard)
     dictionary.fold_scale(scale)
     guard.check()

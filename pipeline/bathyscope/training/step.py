@@ -60,6 +60,7 @@ class TopKStep:
 
         Raises `NonFiniteError` when the loss is NaN or infinite, before weights are touched.
         """
+        x = x.to(self.silent_tokens.device)
         dead = self.dead if self._auxk_weight else self.silent_tokens.new_empty(0)
         latents, x_hat = encode_decode(self.dictionary, x)
         unexplained = fvu(x, x_hat)
