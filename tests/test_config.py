@@ -122,8 +122,9 @@ ABOVE_ZERO = [
     "train.batch_rows", "train.lr", "train.dead_after_epochs", "train.log_every",
     "store.unit_tokens", "store.min_units", "store.chunk_bytes", "store.shard_bytes",
     "store.streams", "store.window_chunks", "store.lease_s", "cluster.workers",
-    "evaluate.control_components", "evaluate.batch_items", "evaluate.resamples", "describe.top_examples",
-    "describe.sampled_examples", "describe.bands", "describe.promoted_tokens",
+    "evaluate.control_components", "evaluate.batch_items", "evaluate.resamples",
+    "describe.top_examples", "describe.sampled_examples", "describe.bands",
+    "describe.promoted_tokens",
 ]  # fmt: skip
 NOT_NEGATIVE = [
     "data.min_chars", "data.train_tokens", "data.held_out_tokens", "data.seed",
