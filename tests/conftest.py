@@ -89,7 +89,8 @@ def tiny_config(tiny_model: Path, tiny_text: Path, cache_folder: Path) -> Callab
     def make(url: Path | str, **settings: Any) -> Config:
         config = Config(url=str(url), cache=str(cache_folder))
         defaults: dict[str, Any] = {
-            "model__kind": "folder", "model__path": str(tiny_model),
+            # Not `auto`: expected values must not depend on the instruction set of the machine.
+            "model__kind": "folder", "model__path": str(tiny_model), "model__dtype": "float32",
             "data__kind": "jsonl", "data__paths": [str(tiny_text)], "data__id_key": "id",
             "data__train_tokens": 9000, "data__held_out_tokens": 2000,
             "data__sequence_length": 32, "data__held_out_share": 0.25,

@@ -29,6 +29,20 @@ def test_rows_are_the_hidden_states_of_the_plain_model(finished: Run, tiny_model
     assert torch.equal(rows, wanted.to(torch.bfloat16))
 
 
+def test_rows_of_a_bfloat16_model_are_its_hidden_states_bit_for_bit(
+    tiny_config: Callable[..., Config], tmp_path: Path, tiny_model: Path
+) -> None:
+    config = tiny_config(tmp_path / "run", model__dtype="bfloat16")
+    run_stages(config, stages=["corpus", "harvest"])
+    run = Run(config.url)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
+    with torch.no_grad():
+        wanted = model(run.corpus.tokens(8, 12), output_hidden_states=True).hidden_states[2]
+    rows = run.activations["resid_post.1"].items(8, 12)
+    assert rows.dtype == torch.bfloat16
+    assert torch.equal(rows, wanted)
+
+
 def test_a_padded_last_batch_has_no_trace(finished: Run, tiny_model: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     last = finished.corpus.num_items
