@@ -13,9 +13,10 @@ from bathyscope.models.sources import local_folder
 def cache_folder(config: Config) -> Path:
     """Where converted models and extracted text are kept between runs.
 
-    `config.cache`, else BATHYSCOPE_CACHE, else ~/.cache/bathyscope.
+    `config.cache`, else BATHYSCOPE_CACHE, else `bathyscope` in XDG_CACHE_HOME or ~/.cache.
     """
-    chosen = config.cache or os.environ.get("BATHYSCOPE_CACHE") or "~/.cache/bathyscope"
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    chosen = config.cache or os.environ.get("BATHYSCOPE_CACHE") or base / "bathyscope"
     folder = Path(chosen).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
