@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bathyscope_kernels import dense, sparse
+from bathyscope_kernels.cpu import sparse as cpu
 
 MIN_LATENTS_PER_ACTIVE = 5.0
 """Below this many latents per active one, matmul wins.
@@ -40,6 +41,8 @@ def gather_sum(
         )
     if subset is not None:
         indices = subset[indices.to(torch.int64)]
+    if cpu.usable(coefficients, matrix):
+        return cpu.gather_sum(coefficients, indices, matrix)
     return sparse.gather_sum(coefficients, indices, matrix=matrix, workspace_bytes=workspace_bytes)
 
 

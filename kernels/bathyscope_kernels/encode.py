@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bathyscope_kernels.cpu import encode as cpu
 from bathyscope_kernels.dispatch import gather_sum, scatter_sum
 from bathyscope_kernels.select import best_of_block, choose_groups, finish, merge
 from bathyscope_kernels.workspace import WORKSPACE_BYTES, accumulate_dtype, blocks
@@ -105,7 +106,7 @@ class _Encode(torch.autograd.Function):
         k: int,
         workspace_bytes: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        encoded = _select(x, W_enc, b_enc, subset, k, workspace_bytes)
+        encoded = choose(x, W_enc, b_enc, subset, k, workspace_bytes)
         ctx.save_for_backward(x, W_enc, b_enc, subset, *encoded[:2])
         ctx.workspace_bytes = workspace_bytes
         ctx.mark_non_differentiable(*encoded[1:])
@@ -140,6 +141,29 @@ class _Encode(torch.autograd.Function):
             sums = grad.new_zeros(b_enc.shape)
             grad_b = sums.index_add_(0, latents, grad.reshape(-1)).to(b_enc.dtype)
         return grad_x, grad_W, grad_b, None, None, None
+
+
+def choose(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    subset: Tensor | None,
+    k: int,
+    workspace_bytes: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, indices and count, without gradient, by the quickest path that takes the tensors."""
+    if not cpu.usable(x, W_enc, b_enc):
+        return _select(x, W_enc, b_enc, subset, k, workspace_bytes)
+    num_latents, d = W_enc.shape
+    rounded = subset is None and cpu.rounding_pays(x.shape[0], d, num_latents, k)
+    values, indices, count, undone = cpu.topk_encode(
+        x.float().contiguous(), W_enc, b_enc.float().contiguous(), subset, k,
+        workspace_bytes=workspace_bytes, rounded=rounded,
+    )  # fmt: skip
+    if len(undone) > 0:
+        again = _select(x[undone], W_enc, b_enc, subset, k, workspace_bytes)
+        values[undone], indices[undone], count[undone] = again
+    return values, indices, count
 
 
 def _select(

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from bathyscope_kernels.cpu import encode as cpu_encode
+from bathyscope_kernels.cpu import sparse as cpu_sparse
+from bathyscope_kernels.cpu.library import library
+
 
 def _topk(x: Tensor, W: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Values, indices and count by a stable sort of the dense pre-activations."""
@@ -34,6 +38,17 @@ def _eighths(*shape: int, seed: int, low: int = -8, high: int = 9) -> Tensor:
 
 def _normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test on the compiled CPU path and on the torch path."""
+    if request.param == "torch":
+        for module in (cpu_encode, cpu_sparse):
+            monkeypatch.setattr(module, "library", lambda: None)
+    elif library() is None:
+        pytest.skip("no compiled library: no C++ compiler here")
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

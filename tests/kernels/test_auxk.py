@@ -8,6 +8,8 @@ import torch
 
 from bathyscope_kernels import auxk_encode, sparse_decode
 
+pytestmark = pytest.mark.usefixtures("path")
+
 
 def some_latents(total: int, size: int) -> torch.Tensor:
     chosen = torch.randperm(total, generator=torch.Generator().manual_seed(9))[:size]

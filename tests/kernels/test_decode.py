@@ -9,6 +9,8 @@ import torch
 from bathyscope_kernels import sparse_decode
 from bathyscope_kernels.dispatch import MIN_LATENTS_PER_ACTIVE, use_dense
 
+pytestmark = pytest.mark.usefixtures("path")
+
 # Per path: rows, latents, k, d_out.
 GATHERED = [(1, 1000, 1, 1), (63, 65, 3, 65), (65, 1000, 33, 7), (1000, 63, 2, 5)]
 MULTIPLIED = [(1, 1, 1, 1), (65, 63, 63, 3), (63, 65, 20, 65), (1000, 5, 3, 2)]

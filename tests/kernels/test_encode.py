@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from bathyscope_kernels import Encoded, topk_encode
 
+pytestmark = pytest.mark.usefixtures("path")
+
 TINY = 2**14
 """Bytes that force blocks of a few rows and of 16 to 32 latents."""
 

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from bathyscope.dictionaries.topk import TopK
 from bathyscope.errors import ConfigError, NonFiniteError
-from bathyscope.training.losses import encode_decode, fired
+from bathyscope.training.losses import autoencode, fired
 from bathyscope.training.step import TopKStep
 
 WEIGHT = 1 / 32
@@ -96,7 +96,7 @@ def test_twenty_steps_equal_dense_autograd(num_dead: int) -> None:
 def test_figures_of_a_step() -> None:
     step = TopKStep(random_topk(), lr=2e-3, auxk_weight=WEIGHT, dead_after_tokens=256)
     x = batches(1)[0]
-    latents, x_hat = encode_decode(step.dictionary, x)
+    x_hat, latents, _ = autoencode(step.dictionary, x, step.dead)
     unexplained = ((x - x_hat).square().sum() / (x - x.mean(0)).square().sum()).item()
     silent = 1 - int(fired(latents, 192).sum()) / 192
     first = step.step(x)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.dictionaries.topk import TopK
-from bathyscope_kernels import Encoded, auxk_encode, sparse_decode
+from bathyscope_kernels import Autoencoded, Encoded, topk_autoencode
 
 
 def fvu(x: Tensor, x_hat: Tensor) -> Tensor:
@@ -20,28 +20,34 @@ def fvu(x: Tensor, x_hat: Tensor) -> Tensor:
     return (x - x_hat).square().sum() / (x - x.mean(0)).square().sum()
 
 
-def auxk(dictionary: TopK, x: Tensor, x_hat: Tensor, dead: Tensor) -> Tensor:
-    """How badly the dead latents alone explain the error; a scalar, zero when none is dead.
+def autoencode(dictionary: TopK, x: Tensor, dead: Tensor) -> Autoencoded:
+    """Latents and reconstruction of a batch, and ê by the dead latents; all with gradient.
 
     `dead` holds the numbers of dead latents, sorted, int64. At most d_in // 2 of them are used
-    per row. Gradients reach the dead rows of W_enc, b_enc and W_dec, and b_dec through the
-    encoder's input. As ê goes through the ReLU, a latent whose pre-activation is above zero on no
-    row of the batch gets no gradient.
+    per row. The matrices get row-sparse gradients.
     """
-    if len(dead) == 0:
-        return x.new_zeros(())
-    error = (x - x_hat).detach()
-    found = auxk_encode(
-        x - dictionary.b_dec, dictionary.W_enc, dictionary.b_enc, max(x.shape[1] // 2, 1), dead
+    return topk_autoencode(
+        x,
+        dictionary.W_enc,
+        dictionary.b_enc,
+        dictionary.W_dec,
+        dictionary.b_dec,
+        dictionary.k,
+        dead=dead,
+        k_aux=max(x.shape[1] // 2, 1),
     )
-    error_hat = sparse_decode(found.values, found.indices, dictionary.W_dec[dead])
-    return fvu(error, error_hat)
 
 
-def encode_decode(dictionary: TopK, x: Tensor) -> tuple[Encoded, Tensor]:
-    """Latents and reconstruction of a batch, both with gradient."""
-    latents = dictionary.encode(x)
-    return latents, dictionary.decode(latents)
+def auxk(x: Tensor, x_hat: Tensor, error_hat: Tensor | None) -> Tensor:
+    """How badly the dead latents alone explain the error; a scalar, zero when none is dead.
+
+    Gradients reach the dead rows of W_enc, b_enc and W_dec, and b_dec through the encoder's
+    input. As ê goes through the ReLU, a latent whose pre-activation is above zero on no row of the
+    batch gets no gradient.
+    """
+    if error_hat is None:
+        return x.new_zeros(())
+    return fvu((x - x_hat).detach(), error_hat)
 
 
 def fired(latents: Encoded, num_latents: int) -> Tensor:

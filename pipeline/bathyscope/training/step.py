@@ -9,7 +9,8 @@ from torch import Tensor
 
 from bathyscope.dictionaries.topk import TopK
 from bathyscope.errors import ConfigError, NonFiniteError
-from bathyscope.training.losses import auxk, encode_decode, fired, fvu
+from bathyscope.training.losses import autoencode, auxk, fired, fvu
+from bathyscope_kernels import RowSparseAdam
 
 
 class StepFigures(NamedTuple):
@@ -41,7 +42,10 @@ class TopKStep:
         self.dictionary = dictionary
         self._auxk_weight = auxk_weight
         self._dead_after_tokens = dead_after_tokens
-        self._optimizer = torch.optim.Adam(dictionary.parameters(), lr=lr, fused=True)
+        # The decoder's rows are set to unit norm in the pass that updates them.
+        others = [dictionary.W_enc, dictionary.b_enc, dictionary.b_dec]
+        groups = [{"params": [dictionary.W_dec], "unit_rows": True}, {"params": others}]
+        self._optimizer = RowSparseAdam(groups, lr=lr)
         device = dictionary.W_enc.device
         self.silent_tokens = torch.zeros(dictionary.num_latents, dtype=torch.int64, device=device)
 
@@ -62,9 +66,9 @@ class TopKStep:
         """
         x = x.to(self.silent_tokens.device)
         dead = self.dead if self._auxk_weight else self.silent_tokens.new_empty(0)
-        latents, x_hat = encode_decode(self.dictionary, x)
+        x_hat, latents, error_hat = autoencode(self.dictionary, x, dead)
         unexplained = fvu(x, x_hat)
-        aux = auxk(self.dictionary, x, x_hat, dead)
+        aux = auxk(x, x_hat, error_hat)
         loss = unexplained + self._auxk_weight * aux
         if not torch.isfinite(loss):
             raise NonFiniteError(
@@ -86,7 +90,6 @@ class TopKStep:
     def _update(self) -> None:
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self.dictionary.normalize_decoder()
 
     def _count_silence(self, indices: Tensor, active: Tensor) -> None:
         self.silent_tokens += len(indices)

@@ -1,0 +1,252 @@
+// Exact top-k of relu(scores) over columns that arrive a block at a time.
+//
+// A score s of row r and column l may be rounded: its true value lies within
+//     |s| * relative + row_error[r] * column_norm[l]
+// of s + bias[l]. Kept are the columns whose upper end is not below `floor[r]`, a lower bound of the
+// k-th largest true value; so no column of the true top k is lost. `finish` scores the few that are
+// left again in float32 and takes the best k by (value, smaller column).
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "vector.h"
+
+namespace bathyscope {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// A NaN has a NaN as its upper end and +inf as its lower, so that ends can be sorted.
+struct Candidate {
+  float high, low;
+  int32_t column;
+};
+
+// What the columns of a block have in common; biases are widened by their own rounding.
+struct Columns {
+  int64_t first, count;
+  const float *bias_high, *bias_low, *norm;
+};
+
+struct Row {
+  float *floor;
+  Candidate* kept;
+  int32_t* count;  // -1 after an overflow: the caller must redo the row
+  float error;
+};
+
+template <typename Score>
+inline void bounds(const Score* scores, const Columns& c, int64_t i, float error, float relative,
+                   Floats& high, Floats& low) {
+  Floats s = load(scores + i);
+  if (sizeof(Score) == 4) {
+    high = low = s + load(c.bias_high + i);
+    return;
+  }
+  Floats margin = absolute(s) * relative + error * load(c.norm + i);
+  high = s + load(c.bias_high + i) + margin;
+  low = s + load(c.bias_low + i) - margin;
+}
+
+inline float kth_largest(float* values, int64_t count, int64_t k) {
+  std::nth_element(values, values + (k - 1), values + count, std::greater<float>());
+  return values[k - 1];
+}
+
+// Raise the floor to the k-th largest lower end and drop what fell below it.
+static void prune(Row& row, int64_t k, std::vector<float>& scratch) {
+  int32_t count = *row.count;
+  if (count <= k) return;
+  scratch.resize(count);
+  for (int32_t i = 0; i < count; ++i) scratch[i] = row.kept[i].low;
+  *row.floor = std::max(*row.floor, kth_largest(scratch.data(), count, k));
+  int32_t left = 0;
+  for (int32_t i = 0; i < count; ++i)
+    if (!(row.kept[i].high < *row.floor)) row.kept[left++] = row.kept[i];
+  *row.count = left;
+}
+
+// A first floor: the k-th largest of the maxima of small groups of lower ends. A group is one lane
+// of `run` vectors that follow each other, so that the maxima need no work across lanes.
+template <typename Score>
+static float first_floor(const Score* scores, const Columns& c, float error, float relative,
+                         int64_t k, std::vector<float>& scratch) {
+  int64_t vectors = c.count / kLanes;
+  int64_t run = std::max<int64_t>(1, std::min<int64_t>(32, c.count / (4 * k)));
+  int64_t groups = (vectors + run - 1) / run * kLanes;
+  if (groups < k) return 0;
+  scratch.resize(groups);
+  for (int64_t g = 0, v = 0; v < vectors; v += run, ++g) {
+    Floats best = fill(-kInfinity), high, low;
+    for (int64_t i = v; i < std::min(v + run, vectors); ++i) {
+      bounds(scores, c, i * kLanes, error, relative, high, low);
+      best = larger(low, best);
+    }
+    store(&scratch[g * kLanes], best);
+  }
+  return std::max(0.0f, kth_largest(scratch.data(), groups, k));
+}
+
+template <typename Score>
+static void filter_row(const Score* scores, const Columns& c, float relative, Row row, int64_t k,
+                       int64_t capacity, std::vector<float>& scratch) {
+  if (*row.count < 0) return;
+  if (*row.count == 0)
+    *row.floor = std::max(*row.floor, first_floor(scores, c, row.error, relative, k, scratch));
+  Floats high, low;
+  for (int64_t i = 0; i < c.count; i += kLanes) {
+    bounds(scores, c, i, row.error, relative, high, low);
+    uint32_t mask = not_below(high, *row.floor);
+    if (mask == 0) continue;
+    if (*row.count + kLanes > capacity) {
+      prune(row, k, scratch);
+      if (*row.count + kLanes > capacity) {
+        *row.count = -1;
+        return;
+      }
+    }
+    for (; mask != 0; mask &= mask - 1) {
+      int lane = __builtin_ctz(mask);
+      // Below zero at its best: the ReLU takes it away, whatever the floor.
+      if (high[lane] <= 0) continue;
+      float lower = std::isnan(low[lane]) ? kInfinity : low[lane];
+      row.kept[(*row.count)++] = {high[lane], lower, int32_t(c.first + i + lane)};
+    }
+  }
+  if (*row.count > 2 * k) prune(row, k, scratch);
+}
+
+template <typename Score>
+static void filter(const Score* scores, int64_t stride, int64_t rows, const Columns& c,
+                   const float* row_error, float relative, int64_t k, int64_t capacity,
+                   float* floor, Candidate* kept, int32_t* count, int threads) {
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<float> scratch;
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; ++r) {
+      Row row{floor + r, kept + r * capacity, count + r, row_error ? row_error[r] : 0.0f};
+      filter_row(scores + r * stride, c, relative, row, k, capacity, scratch);
+    }
+  }
+}
+
+// Compares like (value, smaller column) and never equal.
+inline int64_t key(float value, int32_t column) {
+  float positive = value + 0.0f;
+  int32_t bits;
+  std::memcpy(&bits, &positive, 4);
+  if (std::isnan(value)) bits = 0x7fffffff;
+  bits ^= (bits >> 31) & 0x7fffffff;
+  return int64_t(bits) << 32 | int64_t(0xffffffffu - uint32_t(column));
+}
+
+inline float value_of(int64_t k) {
+  int32_t bits = int32_t(k >> 32);
+  bits ^= (bits >> 31) & 0x7fffffff;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+static void finish_row(const float* x, const float* W, const float* bias, int64_t d, Row row,
+                       int64_t k, float* values, int32_t* indices, int32_t* found,
+                       std::vector<float>& scratch, std::vector<int64_t>& keys) {
+  prune(row, k, scratch);
+  int32_t count = std::max(*row.count, 0);
+  keys.clear();
+  for (int32_t i = 0; i < count; ++i) {
+    int32_t column = row.kept[i].column;
+    if (W != nullptr && i + 2 < count)
+      __builtin_prefetch(W + int64_t(row.kept[i + 2].column) * d);
+    float score = W ? dot(x, W + column * d, d) + bias[column] : row.kept[i].high;
+    if (!(score <= 0)) keys.push_back(key(score, column));
+  }
+  int64_t taken = std::min<int64_t>(k, keys.size());
+  std::partial_sort(keys.begin(), keys.begin() + taken, keys.end(), std::greater<int64_t>());
+  for (int64_t j = 0; j < k; ++j) {
+    values[j] = j < taken ? value_of(keys[j]) : 0.0f;
+    indices[j] = j < taken ? int32_t(0xffffffffu - uint32_t(keys[j] & 0xffffffff)) : 0;
+  }
+  *found = int32_t(taken);
+}
+
+}  // namespace bathyscope
+
+using namespace bathyscope;
+
+extern "C" {
+
+int64_t bathyscope_candidate_bytes() { return sizeof(Candidate); }
+
+// Both filters: columns `first` .. `first + count` of the scores, count a multiple of 16.
+void bathyscope_filter_bf16(const uint16_t* scores, int64_t stride, int64_t rows, int64_t first,
+                            int64_t count, const float* bias_high, const float* bias_low,
+                            const float* norm, const float* row_error, float relative, int64_t k,
+                            int64_t capacity, float* floor, void* kept, int32_t* kept_count,
+                            int threads) {
+  Columns c{first, count, bias_high, bias_low, norm};
+  filter(scores, stride, rows, c, row_error, relative, k, capacity, floor,
+         static_cast<Candidate*>(kept), kept_count, threads);
+}
+
+void bathyscope_filter_fp32(const float* scores, int64_t stride, int64_t rows, int64_t first,
+                            int64_t count, const float* bias, int64_t k, int64_t capacity,
+                            float* floor, void* kept, int32_t* kept_count, int threads) {
+  Columns c{first, count, bias, bias, nullptr};
+  filter(scores, stride, rows, c, nullptr, 0.0f, k, capacity, floor,
+         static_cast<Candidate*>(kept), kept_count, threads);
+}
+
+// Take the best k of each row. With W the candidates are scored again in float32.
+void bathyscope_finish(const float* x, const float* W, const float* bias, int64_t rows, int64_t d,
+                       int64_t k, int64_t capacity, float* floor, void* kept, int32_t* kept_count,
+                       float* values, int32_t* indices, int32_t* found, int threads) {
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<float> scratch;
+    std::vector<int64_t> keys;
+#pragma omp for schedule(dynamic, 16)
+    for (int64_t r = 0; r < rows; ++r) {
+      Row row{floor + r, static_cast<Candidate*>(kept) + r * capacity, kept_count + r, 0.0f};
+      finish_row(W ? x + r * d : nullptr, W, bias, d, row, k, values + r * k, indices + r * k,
+                 found + r, scratch, keys);
+    }
+  }
+}
+
+// Round rows to bfloat16 (to nearest, ties to even); their norms and the norms of what was lost.
+void bathyscope_round_rows(const float* from, int64_t rows, int64_t d, uint16_t* to, float* norm,
+                           float* lost, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* row = from + r * d;
+    uint16_t* out = to + r * d;
+    Floats squares{}, errors{};
+    int64_t i = 0;
+    for (; i + kLanes <= d; i += kLanes) {
+      Floats v = load(row + i);
+      Bits bits = (Bits)v;
+      Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+      Halves half = __builtin_convertvector(rounded >> 16, Halves);
+      std::memcpy(out + i, &half, sizeof half);
+      Floats error = v - (Floats)rounded;
+      squares += v * v;
+      errors += error * error;
+    }
+    float square = sum(squares), error_square = sum(errors);
+    for (; i < d; ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, row + i, 4);
+      uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+      float back;
+      std::memcpy(&back, &rounded, 4);
+      out[i] = uint16_t(rounded >> 16);
+      square += row[i] * row[i];
+      error_square += (row[i] - back) * (row[i] - back);
+    }
+    norm[r] = std::sqrt(square);
+    lost[r] = std::sqrt(error_square);
+  }
+}
+}

@@ -1,0 +1,85 @@
+// Products with a [rows, latents] matrix S that has k nonzeros in each row, without atomics: every
+// output row belongs to one thread and is summed in list order, so results repeat bit by bit.
+#include <algorithm>
+#include <vector>
+
+#include "vector.h"
+
+using namespace bathyscope;
+
+extern "C" {
+
+// out[r] = start + sum_j coefficients[r, j] * matrix[indices[r, j]]; `start` is [d] or null.
+void bathyscope_gather_sum(const float* coefficients, const int32_t* indices, const float* matrix,
+                           const float* start, int64_t rows, int64_t k, int64_t d, float* out,
+                           int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t r = 0; r < rows; ++r) {
+    float* sum = out + r * d;
+    if (start) std::memcpy(sum, start, d * sizeof(float));
+    else std::memset(sum, 0, d * sizeof(float));
+    for (int64_t j = 0; j < k; ++j) {
+      float c = coefficients[r * k + j];
+      // Unused slots have index 0 and value 0: nothing of row 0, even where it is infinite.
+      if (c != 0) add_scaled(sum, matrix + indices[r * k + j] * d, c, d);
+    }
+  }
+}
+
+// Turn the lists around. `entries` gets, latent by latent, the places r * k + j of its nonzeros in
+// ascending order; `latents` the latents that have any, ascending; `offsets` their starts.
+// `starts` is scratch of num_latents + 1; latents with `always` (or null) are listed in any case.
+// Returns how many latents there are.
+int64_t bathyscope_rows_by_latent(const float* coefficients, const int32_t* indices, int64_t places,
+                                  int64_t num_latents, const bool* always, int64_t* starts,
+                                  int64_t* latents, int64_t* offsets, int64_t* entries) {
+  std::fill(starts, starts + num_latents + 1, 0);
+  for (int64_t p = 0; p < places; ++p)
+    if (coefficients[p] != 0) ++starts[indices[p] + 1];
+  int64_t found = 0;
+  for (int64_t f = 0; f < num_latents; ++f) {
+    if (starts[f + 1] > 0 || (always && always[f])) {
+      latents[found] = f;
+      offsets[found++] = starts[f];
+    }
+    starts[f + 1] += starts[f];
+  }
+  offsets[found] = starts[num_latents];
+  for (int64_t p = 0; p < places; ++p)
+    if (coefficients[p] != 0) entries[starts[indices[p]]++] = p;
+  return found;
+}
+
+// For each listed latent f over its entries (row r, value v), in one pass:
+//     g = grad[r] . W_dec[f] + grad_values[r, j]
+//     dW_dec[f] += v * grad[r],   dW_enc[f] += g * x[r],   db_enc[f] += g
+// `grad_values` may be null; `grad_pre` [rows, k] gets each g, or is null.
+void bathyscope_backward(const float* grad, const float* x, const float* values,
+                         const float* grad_values, const float* W_dec, const int64_t* latents,
+                         const int64_t* offsets, const int64_t* entries, int64_t num_listed,
+                         int64_t k, int64_t d_out, int64_t d_in, float* dW_dec, float* dW_enc,
+                         float* db_enc, float* grad_pre, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 32)
+  for (int64_t i = 0; i < num_listed; ++i) {
+    const float* decoder = W_dec + latents[i] * d_out;
+    float *to_dec = dW_dec + i * d_out, *to_enc = dW_enc + i * d_in, bias = 0;
+    std::memset(to_dec, 0, d_out * sizeof(float));
+    std::memset(to_enc, 0, d_in * sizeof(float));
+    for (int64_t e = offsets[i]; e < offsets[i + 1]; ++e) {
+      int64_t place = entries[e], r = place / k;
+      if (e + 1 < offsets[i + 1]) {
+        int64_t next = entries[e + 1] / k;
+        __builtin_prefetch(grad + next * d_out);
+        __builtin_prefetch(x + next * d_in);
+      }
+      float g = dot(grad + r * d_out, decoder, d_out);
+      if (grad_values) g += grad_values[place];
+      add_scaled(to_dec, grad + r * d_out, values[place], d_out);
+      add_scaled(to_enc, x + r * d_in, g, d_in);
+      bias += g;
+      if (grad_pre) grad_pre[place] = g;
+    }
+    db_enc[i] = bias;
+  }
+}
+}
