@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check format bench clean
+.PHONY: setup demo test check format aot bench clean
 
 setup: $(STAMP)
 
@@ -34,9 +34,13 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Every GPU kernel for sm_90, compiled without a GPU: registers, spills, matrix instructions.
+aot: setup
+	$(BIN)/python -m bathyscope_kernels.aot
+
 # One script per claim in the README; each prints its figures and one JSON object.
 bench: setup
-	for script in same_bytes resume_harvest harvest; do \
+	for script in same_bytes resume_harvest harvest encode train_step train_memory; do \
 	  $(BIN)/python tests/benchmarks/$$script.py || exit 1; done
 
 clean:

@@ -24,7 +24,7 @@ from bathyscope.stores.units import write_unit
 from bathyscope.values import Json, Receipt, Unit, UnitPlan
 
 NAME = "encode"
-SEMANTICS = 1
+SEMANTICS = 2
 _BATCH_ROWS = 8192
 
 

@@ -33,7 +33,7 @@ from bathyscope.training.step import TopKStep
 from bathyscope.values import TRAIN, Json, Receipt, Unit, UnitPlan
 
 NAME = "train"
-SEMANTICS = 1
+SEMANTICS = 2
 
 
 @dataclass
