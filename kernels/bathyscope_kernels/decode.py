@@ -35,53 +35,87 @@ def sparse_decode(
     an index outside 0 .. latents - 1.
     """
     _check_decoder(values, indices, W_dec, b_dec)
-    return _Decode.apply(values, indices, W_dec, b_dec, workspace_bytes)
+    return _decode(values, indices, W_dec, b_dec, workspace_bytes)
 
 
-class _Decode(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        values: Tensor,
-        indices: Tensor,
-        W_dec: Tensor,
-        b_dec: Tensor | None,
-        workspace_bytes: int,
-    ) -> Tensor:
-        dtype = accumulate_dtype(values=values, W_dec=W_dec)
-        ctx.save_for_backward(values, indices, W_dec)
-        ctx.b_dec_dtype = None if b_dec is None else b_dec.dtype
-        ctx.workspace_bytes = workspace_bytes
-        if values.numel() == 0:
-            x_hat = W_dec.new_zeros(values.shape[0], W_dec.shape[1], dtype=dtype)
-        else:
-            x_hat = gather_sum(
-                values.to(dtype), indices, matrix=W_dec, workspace_bytes=workspace_bytes
-            )
-        return x_hat if b_dec is None else x_hat.add_(b_dec)
+@torch.library.custom_op("bathyscope::sparse_decode", mutates_args=())
+def _decode(
+    values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor | None, workspace_bytes: int
+) -> Tensor:
+    _check_range(indices, W_dec)
+    dtype = accumulate_dtype(values=values, W_dec=W_dec)
+    if values.numel() == 0:
+        x_hat = W_dec.new_zeros(values.shape[0], W_dec.shape[1], dtype=dtype)
+    else:
+        x_hat = gather_sum(values.to(dtype), indices, matrix=W_dec, workspace_bytes=workspace_bytes)
+    return x_hat if b_dec is None else x_hat.add_(b_dec)
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        values, indices, W_dec = ctx.saved_tensors
-        # The gradient of a plain sum is one number with stride 0, which BLAS cannot walk.
-        grad = grad.contiguous()
-        grad_values, grad_W, grad_b = None, None, None
-        if ctx.needs_input_grad[0]:
-            dots = sampled_dot(grad, indices, matrix=W_dec, workspace_bytes=ctx.workspace_bytes)
-            grad_values = dots.to(values.dtype)
-        if ctx.needs_input_grad[2]:
-            grad_W = scatter_sum(
-                values.to(grad.dtype),
-                indices,
-                vectors=grad,
-                num_latents=W_dec.shape[0],
-                workspace_bytes=ctx.workspace_bytes,
-                out_dtype=W_dec.dtype,
-            )
-        if ctx.needs_input_grad[3]:
-            grad_b = grad.sum(0).to(ctx.b_dec_dtype)
-        return grad_values, None, grad_W, grad_b, None
+
+@_decode.register_fake
+def _(
+    values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor | None, workspace_bytes: int
+) -> Tensor:
+    dtype = accumulate_dtype(values=values, W_dec=W_dec)
+    return W_dec.new_empty(values.shape[0], W_dec.shape[1], dtype=dtype)
+
+
+@torch.library.custom_op("bathyscope::sparse_decode_backward", mutates_args=())
+def _decode_backward(
+    grad: Tensor,
+    values: Tensor,
+    indices: Tensor,
+    W_dec: Tensor,
+    wanted: list[bool],
+    workspace_bytes: int,
+) -> list[Tensor]:
+    # The gradient of a plain sum is one number with stride 0, which BLAS cannot walk.
+    grad = grad.contiguous()
+    found = []
+    if wanted[0]:
+        dots = sampled_dot(grad, indices, matrix=W_dec, workspace_bytes=workspace_bytes)
+        found.append(dots.to(values.dtype))
+    if wanted[1]:
+        dW = scatter_sum(
+            values.to(grad.dtype),
+            indices,
+            vectors=grad,
+            num_latents=W_dec.shape[0],
+            workspace_bytes=workspace_bytes,
+            out_dtype=W_dec.dtype,
+        )
+        found.append(dW)
+    return found
+
+
+@_decode_backward.register_fake
+def _(
+    grad: Tensor,
+    values: Tensor,
+    indices: Tensor,
+    W_dec: Tensor,
+    wanted: list[bool],
+    workspace_bytes: int,
+) -> list[Tensor]:
+    inputs = (values, W_dec)
+    return [t.new_empty(t.shape) for t, want in zip(inputs, wanted, strict=True) if want]
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    values, indices, W_dec, b_dec, ctx.workspace_bytes = inputs
+    ctx.save_for_backward(values, indices, W_dec)
+    ctx.b_dec_dtype = None if b_dec is None else b_dec.dtype
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[2]]
+    found = iter(_decode_backward(grad, *ctx.saved_tensors, wanted, ctx.workspace_bytes))
+    grad_values = next(found) if wanted[0] else None
+    grad_W = next(found) if wanted[1] else None
+    grad_b = grad.sum(0).to(ctx.b_dec_dtype) if ctx.needs_input_grad[3] else None
+    return grad_values, None, grad_W, grad_b, None
+
+
+_decode.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
 def _check_decoder(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor | None) -> None:
@@ -104,6 +138,10 @@ def _check_decoder(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor
     devices = {tensor.device for tensor in (indices, *tensors.values())}
     if len(devices) > 1:
         raise ValueError(f"got tensors on {sorted(map(str, devices))}, wanted one device")
+
+
+def _check_range(indices: Tensor, W_dec: Tensor) -> None:
+    """Raise for an index that is no row of W_dec: part of the operation, as it reads the data."""
     if indices.numel() > 0:
         smallest, largest = (int(end) for end in torch.aminmax(indices))
         if smallest < 0 or largest >= W_dec.shape[0]:

@@ -10,16 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bathyscope_kernels import encode_torch
 from bathyscope_kernels.cpu import encode as cpu
 from bathyscope_kernels.dispatch import gather_sum, scatter_sum
-from bathyscope_kernels.select import best_of_block, choose_groups, finish, merge
-from bathyscope_kernels.workspace import WORKSPACE_BYTES, accumulate_dtype, blocks
-
-# On the reference CPU (AVX2, 32 MB of L3) blocks of 512 rows and 8192 latents make the matmul
-# quicker than one call for all rows, and the scores are still in the cache when they are selected.
-_MAX_ROWS = 512
-_MAX_LATENTS = 8192
-_MIN_LATENTS = 16
+from bathyscope_kernels.workspace import WORKSPACE_BYTES, accumulate_dtype
 
 
 class Encoded(NamedTuple):
@@ -92,55 +86,106 @@ def encode(
     workspace_bytes: int,
 ) -> Encoded:
     """Encode among the latents of `subset` (all if None), inputs already checked."""
-    return Encoded(*_Encode.apply(x, W_enc, b_enc, subset, k, workspace_bytes))
+    return Encoded(*_encode(x, W_enc, b_enc, subset, k, workspace_bytes))
 
 
-class _Encode(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        W_enc: Tensor,
-        b_enc: Tensor,
-        subset: Tensor | None,
-        k: int,
-        workspace_bytes: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        encoded = choose(x, W_enc, b_enc, subset, k, workspace_bytes)
-        ctx.save_for_backward(x, W_enc, b_enc, subset, *encoded[:2])
-        ctx.workspace_bytes = workspace_bytes
-        ctx.mark_non_differentiable(*encoded[1:])
-        return encoded
+@torch.library.custom_op("bathyscope::topk_encode", mutates_args=())
+def _encode(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    subset: Tensor | None,
+    k: int,
+    workspace_bytes: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return choose(x, W_enc, b_enc, subset, k, workspace_bytes)
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_values: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, W_enc, b_enc, subset, values, indices = ctx.saved_tensors
-        # The ReLU's mask: a NaN lets its gradient through, as in torch.relu.
-        grad = grad_values.masked_fill(values <= 0, 0)
-        workspace_bytes = ctx.workspace_bytes
-        grad_x, grad_W, grad_b = None, None, None
-        if ctx.needs_input_grad[0]:
-            grad_x = gather_sum(
-                grad, indices, matrix=W_enc, subset=subset, workspace_bytes=workspace_bytes
-            ).to(x.dtype)
-        if ctx.needs_input_grad[1]:
-            grad_W = scatter_sum(
-                grad,
-                indices,
-                vectors=x,
-                num_latents=W_enc.shape[0],
-                subset=subset,
-                workspace_bytes=workspace_bytes,
-                out_dtype=W_enc.dtype,
-            )
-        if ctx.needs_input_grad[2]:
-            latents = indices.reshape(-1).to(torch.int64)
-            if subset is not None:
-                latents = subset[latents]
-            sums = grad.new_zeros(b_enc.shape)
-            grad_b = sums.index_add_(0, latents, grad.reshape(-1)).to(b_enc.dtype)
-        return grad_x, grad_W, grad_b, None, None, None
+
+@_encode.register_fake
+def _(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    subset: Tensor | None,
+    k: int,
+    workspace_bytes: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows = x.shape[0]
+    dtype = accumulate_dtype(x=x, W_enc=W_enc, b_enc=b_enc)
+    return (
+        x.new_empty(rows, k, dtype=dtype),
+        x.new_empty(rows, k, dtype=torch.int32),
+        x.new_empty(rows, dtype=torch.int32),
+    )
+
+
+@torch.library.custom_op("bathyscope::topk_encode_backward", mutates_args=())
+def _encode_backward(
+    grad_values: Tensor,
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    subset: Tensor | None,
+    values: Tensor,
+    indices: Tensor,
+    wanted: list[bool],
+    workspace_bytes: int,
+) -> list[Tensor]:
+    # The ReLU's mask: a NaN lets its gradient through, as in torch.relu.
+    grad = grad_values.masked_fill(values <= 0, 0)
+    found = []
+    if wanted[0]:
+        dx = gather_sum(grad, indices, matrix=W_enc, subset=subset, workspace_bytes=workspace_bytes)
+        found.append(dx.to(x.dtype))
+    if wanted[1]:
+        dW = scatter_sum(
+            grad,
+            indices,
+            vectors=x,
+            num_latents=W_enc.shape[0],
+            subset=subset,
+            workspace_bytes=workspace_bytes,
+            out_dtype=W_enc.dtype,
+        )
+        found.append(dW)
+    if wanted[2]:
+        latents = indices.reshape(-1).to(torch.int64)
+        if subset is not None:
+            latents = subset[latents]
+        sums = grad.new_zeros(b_enc.shape).index_add_(0, latents, grad.reshape(-1))
+        found.append(sums.to(b_enc.dtype))
+    return found
+
+
+@_encode_backward.register_fake
+def _(
+    grad_values: Tensor,
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    subset: Tensor | None,
+    values: Tensor,
+    indices: Tensor,
+    wanted: list[bool],
+    workspace_bytes: int,
+) -> list[Tensor]:
+    inputs = (x, W_enc, b_enc)
+    return [t.new_empty(t.shape) for t, want in zip(inputs, wanted, strict=True) if want]
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, W_enc, b_enc, subset, _, ctx.workspace_bytes = inputs
+    ctx.save_for_backward(x, W_enc, b_enc, subset, *output[:2])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _backward(ctx: Any, grad_values: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    wanted = list(ctx.needs_input_grad[:3])
+    found = iter(_encode_backward(grad_values, *ctx.saved_tensors, wanted, ctx.workspace_bytes))
+    return *(next(found) if want else None for want in wanted), None, None, None
+
+
+_encode.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
 def choose(
@@ -153,7 +198,7 @@ def choose(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Values, indices and count, without gradient, by the quickest path that takes the tensors."""
     if not cpu.usable(x, W_enc, b_enc):
-        return _select(x, W_enc, b_enc, subset, k, workspace_bytes)
+        return encode_torch.select(x, W_enc, b_enc, subset, k, workspace_bytes)
     num_latents, d = W_enc.shape
     rounded = subset is None and cpu.rounding_pays(x.shape[0], d, num_latents, k)
     values, indices, count, undone = cpu.topk_encode(
@@ -161,95 +206,6 @@ def choose(
         workspace_bytes=workspace_bytes, rounded=rounded,
     )  # fmt: skip
     if len(undone) > 0:
-        again = _select(x[undone], W_enc, b_enc, subset, k, workspace_bytes)
+        again = encode_torch.select(x[undone], W_enc, b_enc, subset, k, workspace_bytes)
         values[undone], indices[undone], count[undone] = again
     return values, indices, count
-
-
-def _select(
-    x: Tensor,
-    W_enc: Tensor,
-    b_enc: Tensor,
-    subset: Tensor | None,
-    k: int,
-    workspace_bytes: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = accumulate_dtype(x=x, W_enc=W_enc, b_enc=b_enc)
-    plan = _plan(x, W_enc, subset, k, workspace_bytes)
-    values = x.new_empty(x.shape[0], k, dtype=dtype)
-    indices = torch.empty(x.shape[0], k, dtype=torch.int32, device=x.device)
-    count = torch.empty(x.shape[0], dtype=torch.int32, device=x.device)
-    scores = x.new_empty(plan.num_rows, plan.padded_latents, dtype=dtype)
-    for rows in blocks(x.shape[0], plan.num_rows):
-        rows_x = x[rows].to(dtype)
-        best: tuple[Tensor, Tensor] | None = None
-        for latents in blocks(plan.total, plan.num_latents):
-            filled = scores[: rows_x.shape[0]]
-            num_block = latents.stop - latents.start
-            _score(rows_x, W_enc, b_enc, subset, latents, filled)
-            found = best_of_block(
-                filled,
-                num_latents=num_block,
-                k=min(k, num_block),
-                group_size=plan.group_size,
-                workspace_bytes=workspace_bytes // 4,
-            )
-            found = (found[0], found[1] + latents.start)
-            best = found if best is None else merge(best, found, k)
-        assert best is not None
-        values[rows], indices[rows], count[rows] = finish(*best)
-    return values, indices, count
-
-
-class _Plan(NamedTuple):
-    """How much is scored at a time."""
-
-    total: int
-    num_rows: int
-    num_latents: int
-    padded_latents: int
-    group_size: int
-
-
-def _plan(x: Tensor, W_enc: Tensor, subset: Tensor | None, k: int, workspace_bytes: int) -> _Plan:
-    """Cut rows and latents so that at most half of the workspace goes to copies of W_enc.
-
-    A quarter is kept for rows that are selected again; scores and candidates get the rest.
-    """
-    dtype = accumulate_dtype(x=x, W_enc=W_enc)
-    total = W_enc.shape[0] if subset is None else subset.numel()
-    gathered = 0 if subset is None else W_enc.dtype.itemsize
-    converted = 0 if W_enc.dtype == dtype else dtype.itemsize
-    copied_bytes = W_enc.shape[1] * (gathered + converted)
-    # 64 scores per latent leave room for about 64 rows or more.
-    fitting = workspace_bytes // 2 // max(64 * dtype.itemsize, copied_bytes)
-    widest = min(total, _MAX_LATENTS, max(_MIN_LATENTS, fitting))
-    # Equal blocks: a short last one would cost as many calls as a full one.
-    num_latents = -(-total // -(-total // widest))
-
-    group_size, padded = choose_groups(num_latents, min(k, num_latents))
-    candidates = group_size * (k + 1) if group_size > 1 else padded
-    per_row = dtype.itemsize * (2 * padded + x.shape[1]) + 24 * candidates + 96 * (k + 1)
-    left = workspace_bytes * 3 // 4 - copied_bytes * num_latents
-    num_rows = max(1, min(_MAX_ROWS, x.shape[0], left // per_row))
-    return _Plan(total, num_rows, num_latents, padded, group_size)
-
-
-def _score(
-    rows_x: Tensor,
-    W_enc: Tensor,
-    b_enc: Tensor,
-    subset: Tensor | None,
-    latents: slice,
-    filled: Tensor,
-) -> None:
-    """Write the scores of some latents to the left of `filled` and -inf to the rest."""
-    if subset is None:
-        block_W, block_b = W_enc[latents], b_enc[latents]
-    else:
-        block_W, block_b = W_enc[subset[latents]], b_enc[subset[latents]]
-    width = latents.stop - latents.start
-    filled[:, width:] = -torch.inf
-    # Converted here because a bfloat16 matmul rounds its scores, and crawls without AVX-512.
-    dtype = filled.dtype
-    torch.addmm(block_b.to(dtype), rows_x, block_W.to(dtype).T, out=filled[:, :width])
