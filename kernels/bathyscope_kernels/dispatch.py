@@ -1,9 +1,13 @@
-"""Chooses between gathering and matmul for products with a sparse [rows, latents] matrix.
+"""Chooses between gathering and matmul for products with a sparse [rows, latents] matrix, and says
+once which path an operation takes.
 
 Gathering costs k rows of memory traffic per row, a matmul costs all latents in arithmetic, so
 `num_latents / k` decides alone. The three products are described in `sparse`; `subset` (int64
 latents) says that the indices are positions in it and not latents.
 """
+
+import functools
+import logging
 
 import torch
 from torch import Tensor
@@ -18,6 +22,15 @@ Measured on the reference CPU (AVX2, one thread, float32, d 576) as the time of 
 together, gathered / by matmul in ms: 2048 rows, k 32: 13.4 / 12.1 at 4 latents per active one,
 13.4 / 17.0 at 6; 1024 rows, k 288: 86 / 63 at 4, 90 / 96 at 6.
 """
+
+
+_log = logging.getLogger("bathyscope_kernels")
+
+
+@functools.cache
+def say_once(operation: str, path: str) -> None:
+    """Log which path an operation takes and why, the first time that it does."""
+    _log.info("%s: %s", operation, path)
 
 
 def use_dense(num_latents: int, k: int) -> bool:

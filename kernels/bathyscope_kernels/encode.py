@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bathyscope_kernels import encode_torch
 from bathyscope_kernels.cpu import encode as cpu
-from bathyscope_kernels.dispatch import gather_sum, scatter_sum
+from bathyscope_kernels.dispatch import gather_sum, say_once, scatter_sum
 from bathyscope_kernels.workspace import WORKSPACE_BYTES, accumulate_dtype
 
 
@@ -197,15 +197,20 @@ def choose(
     workspace_bytes: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Values, indices and count, without gradient, by the quickest path that takes the tensors."""
-    if not cpu.usable(x, W_enc, b_enc):
+    reason = cpu.why_not(x, W_enc, b_enc)
+    if reason:
+        say_once("topk_encode", f"torch, blocks of scores and torch.topk ({reason})")
         return encode_torch.select(x, W_enc, b_enc, subset, k, workspace_bytes)
     num_latents, d = W_enc.shape
     rounded = subset is None and cpu.rounding_pays(x.shape[0], d, num_latents, k)
+    scores = "bfloat16 scores, candidates again in float32" if rounded else "float32 scores"
+    say_once("topk_encode", f"compiled C++, {scores} ({cpu.why_rounded(rounded)})")
     values, indices, count, undone = cpu.topk_encode(
         x.float().contiguous(), W_enc, b_enc.float().contiguous(), subset, k,
         workspace_bytes=workspace_bytes, rounded=rounded,
     )  # fmt: skip
     if len(undone) > 0:
+        say_once("topk_encode", "torch for rows with ties, NaN or extremes beyond the margin")
         again = encode_torch.select(x[undone], W_enc, b_enc, subset, k, workspace_bytes)
         values[undone], indices[undone], count[undone] = again
     return values, indices, count

@@ -44,17 +44,22 @@ class _State(NamedTuple):
     capacity: int
 
 
-def usable(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> bool:
-    """Whether this path can take the tensors: CPU, float32 weights, a library."""
-    return (
-        W_enc.device.type == "cpu"
-        and W_enc.dtype == torch.float32
-        and W_enc.is_contiguous()
-        and W_enc.numel() > 0
-        and x.dtype != torch.float64
-        and b_enc.dtype != torch.float64
-        and library() is not None
-    )
+def why_not(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> str:
+    """Why this path cannot take the tensors; empty if it can."""
+    if W_enc.device.type != "cpu":
+        return f"tensors on {W_enc.device}"
+    if W_enc.dtype != torch.float32 or torch.float64 in (x.dtype, b_enc.dtype):
+        return f"W_enc is {W_enc.dtype}, the compiled path wants torch.float32"
+    if not W_enc.is_contiguous() or W_enc.numel() == 0:
+        return "W_enc is not contiguous or empty"
+    return "" if library() is not None else "no compiled library"
+
+
+def why_rounded(rounded: bool) -> str:
+    """The reason for the dtype of the scores, for people."""
+    if rounded:
+        return "this CPU multiplies bfloat16"
+    return "too small to pay, or a subset" if rounds_scores() else "no bfloat16 units"
 
 
 @functools.cache
