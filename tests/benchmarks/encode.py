@@ -45,7 +45,7 @@ def dense(x: Tensor, W: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def with_float32_scores(x: Tensor, W: Tensor, b: Tensor, k: int) -> None:
     """Ours, as if this CPU had no bfloat16 units."""
-    with mock.patch.object(cpu_encode, "rounds_scores", lambda: False):
+    with mock.patch.object(cpu_encode, "rounds_scores", return_value=False):
         topk_encode(x, W, b, k)
 
 
