@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bathyscope_kernels.cpu import library as cpu
 from bathyscope_kernels.cpu import sparse as cpu_sparse
+from bathyscope_kernels.dispatch import on_gpu
 from bathyscope_kernels.workspace import WORKSPACE_BYTES, blocks
 
 
@@ -113,6 +114,17 @@ def row_sparse_adam(
     ascending, none twice) of it, or of all rows where `rows` is None. `step` counts from 1.
     `lazy` and `unit_rows` are as in `RowSparseAdam`.
     """
+    is_plain = parameter.dtype == torch.float32 and parameter.is_contiguous()
+    if parameter.ndim == 2 and is_plain and on_gpu(parameter, exp_avg, exp_avg_sq, grad):
+        from bathyscope_kernels.gpu.adam import sparse_adam
+
+        listed = torch.arange(grad.shape[0], device=grad.device) if rows is None else rows
+        sparse_adam(
+            parameter, exp_avg, exp_avg_sq, listed, grad,
+            lr=lr, beta1=betas[0], beta2=betas[1], eps=eps, step=step, lazy=lazy,
+            normalize=unit_rows,
+        )  # fmt: skip
+        return
     step_size = lr / (1 - betas[0] ** step)
     correction = math.sqrt(1 - betas[1] ** step)
     matrix = [t if t.ndim == 2 else t.reshape(-1, 1) for t in (parameter, exp_avg, exp_avg_sq)]

@@ -8,6 +8,7 @@ effect of an active latent is its activation times (gradient . decoder row).
 import torch
 from torch import Tensor
 
+from bathyscope_kernels.dispatch import on_gpu
 from bathyscope_kernels.workspace import WORKSPACE_BYTES, accumulate_dtype, blocks
 
 
@@ -34,6 +35,25 @@ def sampled_dot(
     and for positions or latents out of range.
     """
     _check(gradients, W_dec, positions, latents, activations)
+    return _sampled_dot(gradients, W_dec, positions, latents, activations, workspace_bytes)
+
+
+@torch.library.custom_op("bathyscope::sampled_dot", mutates_args=())
+def _sampled_dot(
+    gradients: Tensor,
+    W_dec: Tensor,
+    positions: Tensor,
+    latents: Tensor,
+    activations: Tensor | None,
+    workspace_bytes: int,
+) -> Tensor:
+    # Part of the operation, as it reads the data.
+    _check_range("positions", positions, gradients.shape[1], "dimension 1 of the gradients")
+    _check_range("latents", latents, W_dec.shape[0], "the rows of W_dec")
+    if on_gpu(gradients, W_dec, activations):
+        from bathyscope_kernels.gpu import dots
+
+        return dots.sampled_dot(gradients, W_dec, positions, latents, activations)
     dtype = accumulate_dtype(gradients=gradients, W_dec=W_dec)
     scores = gradients.new_empty(gradients.shape[0], positions.numel(), dtype=dtype)
     ascending, order = torch.sort(positions.to(torch.int64), stable=True)
@@ -54,6 +74,19 @@ def sampled_dot(
             scores[:, order[entries]] = found
         start += count
     return scores
+
+
+@_sampled_dot.register_fake
+def _(
+    gradients: Tensor,
+    W_dec: Tensor,
+    positions: Tensor,
+    latents: Tensor,
+    activations: Tensor | None,
+    workspace_bytes: int,
+) -> Tensor:
+    dtype = accumulate_dtype(gradients=gradients, W_dec=W_dec)
+    return gradients.new_empty(gradients.shape[0], positions.shape[0], dtype=dtype)
 
 
 def _entries_per_block(gradients: Tensor, W_dec: Tensor, workspace_bytes: int) -> int:
@@ -93,13 +126,14 @@ def _check(
     devices = {given.device for given in (*lists.values(), *tensors.values())}
     if len(devices) > 1:
         raise ValueError(f"got tensors on {sorted(map(str, devices))}, wanted one device")
-    _check_range("positions", positions, gradients.shape[1], "dimension 1 of the gradients")
-    _check_range("latents", latents, W_dec.shape[0], "the rows of W_dec")
+    for name in ("positions", "latents"):
+        if lists[name].dtype not in (torch.int32, torch.int64):
+            raise ValueError(
+                f"got {name} of {lists[name].dtype}, wanted torch.int32 or torch.int64"
+            )
 
 
 def _check_range(name: str, given: Tensor, size: int, what: str) -> None:
-    if given.dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"got {name} of {given.dtype}, wanted torch.int32 or torch.int64")
     if given.numel() == 0:
         return
     smallest, largest = (int(end) for end in torch.aminmax(given))

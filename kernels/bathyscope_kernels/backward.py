@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bathyscope_kernels import sparse
 from bathyscope_kernels.cpu import sparse as cpu
-from bathyscope_kernels.dispatch import sampled_dot
+from bathyscope_kernels.dispatch import on_gpu, sampled_dot
 from bathyscope_kernels.workspace import WORKSPACE_BYTES
 
 
@@ -59,12 +59,20 @@ def sparse_backward(
     Latents with `always` (bool [latents]) are listed even if none of their values is above zero.
     """
     grad = grad.contiguous()
+    if on_gpu(grad, x, values, W_dec):
+        from bathyscope_kernels.gpu import backward as gpu
+
+        found = gpu.sparse_backward(
+            grad, x, values, indices, W_dec,
+            grad_values=grad_values, always=always, need_pre=need_pre,
+        )  # fmt: skip
+        return RowGradients(found.latents, found.W_dec, found.W_enc, found.b_enc, found.pre)
     if cpu.usable(grad, x, values, W_dec):
         lists = cpu.rows_by_latent(values, indices, W_dec.shape[0], always)
         pre = torch.zeros_like(values) if need_pre else None
         given = None if grad_values is None else grad_values.contiguous()
-        found = cpu.backward(grad, x, values, given, W_dec, lists, grad_pre=pre)
-        return RowGradients(lists.latents, *found, pre)
+        dW_dec, dW_enc, db_enc = cpu.backward(grad, x, values, given, W_dec, lists, grad_pre=pre)
+        return RowGradients(lists.latents, dW_dec, dW_enc, db_enc, pre)
     return _in_torch(grad, x, values, indices, W_dec, grad_values, always, workspace_bytes)
 
 

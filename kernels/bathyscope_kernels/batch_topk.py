@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bathyscope_kernels.dispatch import on_gpu
 from bathyscope_kernels.encode import check_encoder
 from bathyscope_kernels.ragged import Ragged, from_positions
-from bathyscope_kernels.ragged_products import encoder_gradients
+from bathyscope_kernels.ragged_backward import encoder_gradients
 from bathyscope_kernels.score_blocks import TAKE_BYTES, orderable, pieces, score_blocks, take
 from bathyscope_kernels.workspace import WORKSPACE_BYTES, accumulate_dtype, blocks
 
@@ -41,7 +42,7 @@ def batch_topk_encode(
     x [rows, d], W_enc [latents, d] and b_enc [latents] are float32, bfloat16 or float16 in any
     mix, accumulated and returned in float32; or all float64. Gradients flow from the values to x,
     W_enc and b_enc as in dense autograd. With `row_sparse` that of W_enc is a coalesced
-    torch.sparse_coo tensor of the latents that were kept somewhere.
+    torch.sparse_coo tensor of the latents that were kept somewhere; torch.compile cannot trace it.
 
     At most `workspace_bytes` of temporaries are alive at a time, beside lists of a few times
     k * rows entries. A batch is one pass over W_enc: for `group_rows` = 1 use `topk_encode`.
@@ -59,48 +60,82 @@ def batch_topk_encode(
             f"batch_topk_encode got group_rows = {group_rows}, wanted at least 1: the number of "
             "rows that share k * group_rows active latents"
         )
-    return Ragged(*_BatchTopK.apply(x, W_enc, b_enc, k, group_rows, row_sparse, workspace_bytes))
+    encode = _RowSparse.apply if row_sparse else _encode
+    return Ragged(*encode(x, W_enc, b_enc, k, group_rows, workspace_bytes))
 
 
-class _BatchTopK(torch.autograd.Function):
+@torch.library.custom_op("bathyscope::batch_topk_encode", mutates_args=())
+def _encode(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, group_rows: int, workspace_bytes: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _select(x, W_enc, b_enc, k, group_rows, workspace_bytes)
+
+
+@_encode.register_fake
+def _(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, group_rows: int, workspace_bytes: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    nnz = torch.library.get_ctx().new_dynamic_size()
+    return (
+        x.new_empty(nnz, dtype=accumulate_dtype(x=x, W_enc=W_enc, b_enc=b_enc)),
+        x.new_empty(nnz, dtype=torch.int32),
+        x.new_empty(x.shape[0] + 1, dtype=torch.int64),
+    )
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, W_enc, b_enc, *_, ctx.workspace_bytes = inputs
+    ctx.save_for_backward(x, W_enc, b_enc, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _backward(
+    ctx: Any, grad: Tensor, *_: Any, row_sparse: bool = False
+) -> tuple[Tensor | None, ...]:
+    x, W_enc, b_enc, indices, offsets = ctx.saved_tensors
+    grads = encoder_gradients(
+        grad,
+        indices,
+        offsets,
+        x=x,
+        W_enc=W_enc,
+        b_enc=b_enc,
+        wanted=ctx.needs_input_grad[:3],
+        row_sparse=row_sparse,
+        workspace_bytes=ctx.workspace_bytes,
+    )
+    return *grads, None, None, None
+
+
+_encode.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
+class _RowSparse(torch.autograd.Function):
+    """The same outside of a custom operation: a traced one cannot have a sparse gradient."""
+
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        W_enc: Tensor,
-        b_enc: Tensor,
-        k: int,
-        group_rows: int,
-        row_sparse: bool,
-        workspace_bytes: int,
-    ) -> tuple[Tensor, ...]:
-        encoded = _select(x, W_enc, b_enc, k, group_rows, workspace_bytes)
-        ctx.save_for_backward(x, W_enc, b_enc, *encoded[1:])
-        ctx.row_sparse, ctx.workspace_bytes = row_sparse, workspace_bytes
-        ctx.mark_non_differentiable(*encoded[1:])
-        return tuple(encoded)
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        return tuple(_select(*arguments))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _keep_for_backward(ctx, inputs, output)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, W_enc, b_enc, indices, offsets = ctx.saved_tensors
-        grads = encoder_gradients(
-            grad.contiguous(),
-            indices,
-            offsets,
-            x=x,
-            W_enc=W_enc,
-            b_enc=b_enc,
-            wanted=ctx.needs_input_grad[:3],
-            row_sparse=ctx.row_sparse,
-            workspace_bytes=ctx.workspace_bytes,
-        )
-        return *grads, None, None, None, None
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        return _backward(ctx, grad, row_sparse=True)
 
 
 def _select(
     x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, group_rows: int, workspace_bytes: int
 ) -> Ragged:
+    if on_gpu(x, W_enc, b_enc):
+        from bathyscope_kernels.gpu import batch_topk as gpu
+
+        return Ragged(
+            *gpu.batch_topk_encode(x, W_enc, b_enc, k, group_rows, workspace_bytes=workspace_bytes)
+        )
     num_latents = W_enc.shape[0]
     values = [x.new_empty(0, dtype=accumulate_dtype(x=x, W_enc=W_enc, b_enc=b_enc))]
     positions = [x.new_empty(0, dtype=torch.int64)]

@@ -7,6 +7,7 @@ latents) says that the indices are positions in it and not latents.
 """
 
 import functools
+import importlib.util
 import logging
 
 import torch
@@ -33,6 +34,18 @@ def say_once(operation: str, path: str) -> None:
     _log.info("%s: %s", operation, path)
 
 
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed; it is imported only when a kernel is launched."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def on_gpu(*tensors: Tensor | None) -> bool:
+    """Whether Triton kernels take the tensors: all on CUDA, none in float64, Triton there."""
+    given = [t for t in tensors if t is not None]
+    return all(t.is_cuda and t.dtype != torch.float64 for t in given) and has_triton()
+
+
 def use_dense(num_latents: int, k: int) -> bool:
     """Return whether a matmul over `num_latents` is quicker than gathering k rows."""
     return num_latents < MIN_LATENTS_PER_ACTIVE * k
@@ -54,6 +67,10 @@ def gather_sum(
         )
     if subset is not None:
         indices = subset[indices.to(torch.int64)]
+    if on_gpu(coefficients, matrix):
+        from bathyscope_kernels.gpu.decode import sparse_decode
+
+        return sparse_decode(coefficients, indices, matrix).to(coefficients.dtype)
     if cpu.usable(coefficients, matrix):
         return cpu.gather_sum(coefficients, indices, matrix)
     return sparse.gather_sum(coefficients, indices, matrix=matrix, workspace_bytes=workspace_bytes)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bathyscope_kernels.dispatch import on_gpu
 from bathyscope_kernels.ragged import Ragged, from_positions
 from bathyscope_kernels.score_blocks import (
     Block,
@@ -20,6 +21,7 @@ from bathyscope_kernels.score_blocks import (
     orderable_magnitude,
     score_blocks,
 )
+from bathyscope_kernels.select import choose_groups
 from bathyscope_kernels.workspace import WORKSPACE_BYTES, accumulate_dtype, blocks
 
 # The score, and while it becomes an integer three more of its size, 8 bytes at most.
@@ -62,6 +64,19 @@ def topk_edges(
         raise ValueError(
             f"topk_edges got k = {k}, wanted 1 <= k <= {sources.shape[0]}, the number of sources"
         )
+    return Edges(*_topk_edges(targets, sources, k, magnitude, workspace_bytes))
+
+
+@torch.library.custom_op("bathyscope::topk_edges", mutates_args=())
+def _topk_edges(
+    targets: Tensor, sources: Tensor, k: int, magnitude: bool, workspace_bytes: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    if on_gpu(targets, sources):
+        from bathyscope_kernels.gpu import edges as gpu
+
+        return gpu.topk_edges(
+            targets, sources, k, magnitude=magnitude, workspace_bytes=workspace_bytes
+        )
     dtype = accumulate_dtype(targets=targets, sources=sources)
     values = targets.new_empty(targets.shape[0], k, dtype=dtype)
     indices = torch.empty(targets.shape[0], k, dtype=torch.int32, device=targets.device)
@@ -85,7 +100,19 @@ def topk_edges(
             indices[rows] = best.indices.masked_fill(unused, 0).to(torch.int32)
             count[rows] = k - unused.sum(1, dtype=torch.int32)
             best = None
-    return Edges(values, indices, count)
+    return values, indices, count
+
+
+@_topk_edges.register_fake
+def _(
+    targets: Tensor, sources: Tensor, k: int, magnitude: bool, workspace_bytes: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows = targets.shape[0]
+    return (
+        targets.new_empty(rows, k, dtype=accumulate_dtype(targets=targets, sources=sources)),
+        targets.new_empty(rows, k, dtype=torch.int32),
+        targets.new_empty(rows, dtype=torch.int32),
+    )
 
 
 @torch.no_grad()
@@ -110,6 +137,19 @@ def threshold_edges(
             f"threshold_edges got threshold = {threshold}, wanted a number"
             + (" >= 0, as magnitudes are" if magnitude else "")
         )
+    return Ragged(*_threshold_edges(targets, sources, threshold, magnitude, workspace_bytes))
+
+
+@torch.library.custom_op("bathyscope::threshold_edges", mutates_args=())
+def _threshold_edges(
+    targets: Tensor, sources: Tensor, threshold: float, magnitude: bool, workspace_bytes: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    if on_gpu(targets, sources):
+        from bathyscope_kernels.gpu import edges as gpu
+
+        return gpu.threshold_edges(
+            targets, sources, threshold, magnitude=magnitude, workspace_bytes=workspace_bytes
+        )
 
     def keep(block: Block) -> Tensor:
         strength = block.scores.abs() if magnitude else block.scores
@@ -124,6 +164,18 @@ def threshold_edges(
     )
     return from_positions(
         values, positions, num_rows=targets.shape[0], num_columns=sources.shape[0]
+    )
+
+
+@_threshold_edges.register_fake
+def _(
+    targets: Tensor, sources: Tensor, threshold: float, magnitude: bool, workspace_bytes: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    nnz = torch.library.get_ctx().new_dynamic_size()
+    return (
+        targets.new_empty(nnz, dtype=accumulate_dtype(targets=targets, sources=sources)),
+        targets.new_empty(nnz, dtype=torch.int32),
+        targets.new_empty(targets.shape[0] + 1, dtype=torch.int64),
     )
 
 
@@ -157,7 +209,7 @@ def _top(order: Tensor, k: int, workspace_bytes: int) -> tuple[Tensor, Tensor]:
     rows where it could are sorted.
     """
     width = min(k + 1, order.shape[1])
-    indices = torch.topk(order, width, dim=1, sorted=False).indices.sort(dim=1).values
+    indices = _columns_of_top(order, width).sort(dim=1).values
     best, place = order.gather(1, indices).sort(dim=1, descending=True, stable=True)
     indices = indices.gather(1, place)
     if width > k:
@@ -169,6 +221,28 @@ def _top(order: Tensor, k: int, workspace_bytes: int) -> tuple[Tensor, Tensor]:
             best[rows[part], :k] = ranked.values[:, :k]
             indices[rows[part], :k] = ranked.indices[:, :k]
     return best[:, :k], indices[:, :k]
+
+
+def _columns_of_top(order: Tensor, width: int) -> Tensor:
+    """Return the columns of the `width` largest integers of each row, in no order.
+
+    They lie in the `width` groups of columns with the largest maxima, as in `select`; the columns
+    left over when groups are full are looked at one by one.
+    """
+    rows, columns = order.shape
+    group_size, _ = choose_groups(columns, width)
+    if group_size == 1:
+        return torch.topk(order, width, dim=1, sorted=False).indices
+    num_groups = columns // group_size
+    grouped = num_groups * group_size
+    maxima = order[:, :grouped].unflatten(1, (group_size, num_groups)).amax(1)
+    groups = torch.topk(maxima, width, dim=1, sorted=False).indices
+    steps = torch.arange(0, grouped, num_groups, device=order.device)
+    members = (groups[:, None, :] + steps[:, None]).view(rows, -1)
+    rest = torch.arange(grouped, columns, device=order.device).expand(rows, -1)
+    members = torch.cat([members, rest], dim=1)
+    best = torch.topk(order.gather(1, members), width, dim=1, sorted=False).indices
+    return members.gather(1, best)
 
 
 def _check(targets: Tensor, sources: Tensor) -> None:

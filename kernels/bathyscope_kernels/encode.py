@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bathyscope_kernels import encode_torch
 from bathyscope_kernels.cpu import encode as cpu
-from bathyscope_kernels.dispatch import gather_sum, say_once, scatter_sum
+from bathyscope_kernels.dispatch import gather_sum, on_gpu, say_once, scatter_sum
 from bathyscope_kernels.workspace import WORKSPACE_BYTES, accumulate_dtype
 
 
@@ -197,6 +197,11 @@ def choose(
     workspace_bytes: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Values, indices and count, without gradient, by the quickest path that takes the tensors."""
+    if on_gpu(x, W_enc, b_enc):
+        from bathyscope_kernels.gpu import topk
+
+        say_once("topk_encode", "Triton, matmul in chunks and a filter (tensors on a GPU)")
+        return topk.topk_encode(x, W_enc, b_enc, k, subset=subset, workspace_bytes=workspace_bytes)
     reason = cpu.why_not(x, W_enc, b_enc)
     if reason:
         say_once("topk_encode", f"torch, blocks of scores and torch.topk ({reason})")

@@ -9,6 +9,7 @@ the batches, nor on a batch that comes twice.
 import torch
 from torch import Tensor
 
+from bathyscope_kernels.dispatch import on_gpu
 from bathyscope_kernels.score_blocks import orderable
 
 _LATENT_BITS = 32
@@ -40,6 +41,21 @@ def update_top_examples(
     and for indices or row ids out of range.
     """
     _check(best_values, best_rows, values, indices, row_ids)
+    _update(best_values, best_rows, values, indices, row_ids)
+
+
+@torch.library.custom_op(
+    "bathyscope::update_top_examples", mutates_args=("best_values", "best_rows")
+)
+def _update(
+    best_values: Tensor, best_rows: Tensor, values: Tensor, indices: Tensor, row_ids: Tensor
+) -> None:
+    _check_data(best_values, values, indices, row_ids)
+    if on_gpu(best_values, values):
+        from bathyscope_kernels.gpu import examples as gpu
+
+        gpu.update_top_examples(best_values, best_rows, values, indices, row_ids)
+        return
     new = _entering(best_values, best_rows, values, indices, row_ids)
     if new[0].numel() == 0:
         return
@@ -57,6 +73,13 @@ def update_top_examples(
         merged = torch.full((touched.numel() * m,), empty, dtype=state.dtype, device=state.device)
         merged[places] = entries[kept]
         state.index_copy_(0, touched, merged.view(-1, m))
+
+
+@_update.register_fake
+def _(
+    best_values: Tensor, best_rows: Tensor, values: Tensor, indices: Tensor, row_ids: Tensor
+) -> None:
+    return None
 
 
 def _entering(
@@ -126,6 +149,10 @@ def _check(
     devices = {str(t.device) for t in (best_values, best_rows, values, indices, row_ids)}
     if len(devices) > 1:
         raise ValueError(f"got tensors on {sorted(devices)}, wanted one device")
+
+
+def _check_data(best_values: Tensor, values: Tensor, indices: Tensor, row_ids: Tensor) -> None:
+    """Raise for numbers out of range: part of the operation, as it reads the data."""
     if values.numel() == 0:
         return
     smallest, largest = (int(end) for end in torch.aminmax(indices))

@@ -54,10 +54,10 @@ class Ragged(NamedTuple):
         return dense.index_put((row_of(self.offsets), self.indices.to(torch.int64)), self.values)
 
 
-def row_of(offsets: Tensor) -> Tensor:
-    """Return the row of each entry, [nnz] int64."""
+def row_of(offsets: Tensor, num_entries: int | None = None) -> Tensor:
+    """Return the row of each entry, [nnz] int64; a GPU need not be asked for a given nnz."""
     rows = torch.arange(offsets.numel() - 1, device=offsets.device)
-    return torch.repeat_interleave(rows, offsets.diff())
+    return torch.repeat_interleave(rows, offsets.diff(), output_size=num_entries)
 
 
 def from_coordinates(

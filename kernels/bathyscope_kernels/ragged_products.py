@@ -1,4 +1,4 @@
-"""Products with a ragged [rows, latents] matrix S, by gathering, and the gradients made of them.
+"""Products with a ragged [rows, latents] matrix S, by gathering.
 
 S is given as `coefficients`, `indices` (both [nnz]) and `offsets` [rows + 1], as in `Ragged`. The
 products are those of `sparse`, for lists of different lengths. All are `embedding_bag` sums: they
@@ -40,7 +40,7 @@ def by_latent(
         present = counts.nonzero().squeeze(1)
         counts = counts[present]
     starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-    return ByLatent(present, row_of(offsets)[order], order, starts)
+    return ByLatent(present, row_of(offsets, order.numel())[order], order, starts)
 
 
 def gather_sum(
@@ -94,7 +94,7 @@ def sampled_dot(
     vectors: Tensor, indices: Tensor, offsets: Tensor, *, matrix: Tensor, workspace_bytes: int
 ) -> Tensor:
     """Return vectors[r] . matrix[latent] for each entry, [nnz] in the dtype of `vectors`."""
-    flat, rows = indices.to(torch.int64), row_of(offsets)
+    flat, rows = indices.to(torch.int64), row_of(offsets, indices.numel())
     out = vectors.new_zeros(flat.shape)
     if flat.numel() == 0:
         return out
@@ -104,56 +104,6 @@ def sampled_dot(
             vectors[:, columns], part, flat, offsets[:-1], rows, _SUM
         )
     return out
-
-
-def encoder_gradients(
-    grad: Tensor,
-    indices: Tensor,
-    offsets: Tensor,
-    *,
-    x: Tensor,
-    W_enc: Tensor,
-    b_enc: Tensor,
-    wanted: tuple[bool, bool, bool],
-    row_sparse: bool,
-    workspace_bytes: int,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients of x, W_enc and b_enc, those that are wanted.
-
-    `grad` [nnz] is that of the pre-activations at the places of the ragged matrix, zero elsewhere.
-    With `row_sparse` the gradient of W_enc is a coalesced torch.sparse_coo tensor of the rows of
-    the latents that have an entry, so that the others cost nothing.
-    """
-    grad_x, grad_W, grad_b = None, None, None
-    if wanted[0]:
-        grad_x = gather_sum(
-            grad, indices, offsets, matrix=W_enc, workspace_bytes=workspace_bytes
-        ).to(x.dtype)
-    if not (wanted[1] or wanted[2]):
-        return grad_x, None, None
-    num_latents = W_enc.shape[0]
-    lists = by_latent(indices, offsets, num_latents=num_latents, only_present=row_sparse)
-    if wanted[1]:
-        grad_W = scatter_sum(
-            grad,
-            lists,
-            vectors=x,
-            workspace_bytes=workspace_bytes,
-            out_dtype=W_enc.dtype,
-        )
-        if lists.latents is not None:
-            grad_W = torch.sparse_coo_tensor(
-                lists.latents[None],
-                grad_W,
-                W_enc.shape,
-                is_coalesced=True,
-                check_invariants=False,
-            )
-    if wanted[2]:
-        grad_b = sum_by_latent(grad, lists).to(b_enc.dtype)
-        if lists.latents is not None:
-            grad_b = grad_b.new_zeros(num_latents).index_copy_(0, lists.latents, grad_b)
-    return grad_x, grad_W, grad_b
 
 
 def _bag_sum(

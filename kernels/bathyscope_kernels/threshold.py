@@ -6,15 +6,16 @@ Improving Reconstruction Fidelity with JumpReLU Sparse Autoencoders", Rajamanoha
 arXiv:2407.14435, sections 3 and 4 and the pseudo-code of its appendix).
 """
 
-import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from bathyscope_kernels.band import band_sum, check_bandwidth
+from bathyscope_kernels.dispatch import on_gpu
 from bathyscope_kernels.encode import check_encoder
 from bathyscope_kernels.ragged import from_positions, row_of
-from bathyscope_kernels.ragged_products import by_latent, encoder_gradients, sum_by_latent
+from bathyscope_kernels.ragged_backward import encoder_gradients
 from bathyscope_kernels.score_blocks import Block, collect
 from bathyscope_kernels.workspace import WORKSPACE_BYTES, accumulate_dtype
 
@@ -51,8 +52,9 @@ def threshold_encode(
         d value / d theta = -(theta / eps) * rect((pre - theta) / eps)
 
     The first is carried on to x, W_enc and b_enc; with `row_sparse` that of W_enc is a coalesced
-    torch.sparse_coo tensor of the latents that have an entry. There is no ReLU before the
-    threshold; one would change nothing where threshold >= bandwidth / 2.
+    torch.sparse_coo tensor of the latents that have an entry, and torch.compile cannot trace it.
+    There is no ReLU before the threshold; one would change nothing where threshold >=
+    bandwidth / 2.
 
     x [rows, d], W_enc [latents, d], b_enc and threshold [latents] are float32, bfloat16 or float16
     in any mix, accumulated in float32; or all float64. There is no limit on the entries of a row:
@@ -63,9 +65,9 @@ def threshold_encode(
     """
     check_encoder(x, W_enc, b_enc)
     _check_threshold(threshold, W_enc, b_enc)
-    _check_bandwidth(threshold, bandwidth)
-    arguments = (x, W_enc, b_enc, threshold, bandwidth, row_sparse, workspace_bytes)
-    return Thresholded(*_Threshold.apply(*arguments))
+    check_bandwidth(threshold, bandwidth)
+    encode = _RowSparse.apply if row_sparse else _encode
+    return Thresholded(*encode(x, W_enc, b_enc, threshold, bandwidth, workspace_bytes))
 
 
 def l0(encoded: Thresholded, threshold: Tensor, *, bandwidth: float) -> Tensor:
@@ -75,81 +77,11 @@ def l0(encoded: Thresholded, threshold: Tensor, *, bandwidth: float) -> Tensor:
     eps), summed over the entries of a latent. `threshold` and `bandwidth` are those of the encode.
     Raises ValueError as `threshold_encode` does for them.
     """
-    _check_bandwidth(threshold, bandwidth)
-    return _L0.apply(*encoded, threshold, bandwidth)
+    check_bandwidth(threshold, bandwidth)
+    return _l0(*encoded, threshold, bandwidth)
 
 
-class _Threshold(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        W_enc: Tensor,
-        b_enc: Tensor,
-        threshold: Tensor,
-        bandwidth: float,
-        row_sparse: bool,
-        workspace_bytes: int,
-    ) -> tuple[Tensor, ...]:
-        encoded = _encode(x, W_enc, b_enc, threshold, bandwidth, workspace_bytes)
-        ctx.save_for_backward(x, W_enc, b_enc, threshold, *encoded)
-        ctx.bandwidth, ctx.row_sparse = bandwidth, row_sparse
-        ctx.workspace_bytes = workspace_bytes
-        ctx.mark_non_differentiable(*encoded[1:])
-        return tuple(encoded)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, W_enc, b_enc, threshold, *lists = ctx.saved_tensors
-        encoded = Thresholded(*lists)
-        grads = encoder_gradients(
-            grad.masked_fill(~encoded.active, 0),
-            encoded.indices,
-            encoded.offsets,
-            x=x,
-            W_enc=W_enc,
-            b_enc=b_enc,
-            wanted=ctx.needs_input_grad[:3],
-            row_sparse=ctx.row_sparse,
-            workspace_bytes=ctx.workspace_bytes,
-        )
-        grad_threshold = None
-        if ctx.needs_input_grad[3]:
-            sums = _sum_in_band(grad, encoded, threshold, ctx.bandwidth)
-            grad_threshold = (-threshold.to(sums.dtype) / ctx.bandwidth * sums).to(threshold.dtype)
-        return *grads, grad_threshold, None, None, None
-
-
-class _L0(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        values: Tensor,
-        indices: Tensor,
-        offsets: Tensor,
-        active: Tensor,
-        threshold: Tensor,
-        bandwidth: float,
-    ) -> Tensor:
-        ctx.save_for_backward(values, indices, offsets, active, threshold)
-        ctx.bandwidth = bandwidth
-        before = torch.nn.functional.pad(active.cumsum(0), (1, 0))
-        return before[offsets].diff().to(values.dtype)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if not ctx.needs_input_grad[4]:
-            return (None,) * 6
-        *lists, threshold = ctx.saved_tensors
-        encoded = Thresholded(*lists)
-        of_entries = grad[row_of(encoded.offsets)]
-        sums = _sum_in_band(of_entries, encoded, threshold, ctx.bandwidth)
-        grad_threshold = (-sums / ctx.bandwidth).to(threshold.dtype)
-        return None, None, None, None, grad_threshold, None
-
-
+@torch.library.custom_op("bathyscope::threshold_encode", mutates_args=())
 def _encode(
     x: Tensor,
     W_enc: Tensor,
@@ -157,7 +89,135 @@ def _encode(
     threshold: Tensor,
     bandwidth: float,
     workspace_bytes: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _select(x, W_enc, b_enc, threshold, bandwidth, workspace_bytes)
+
+
+@_encode.register_fake
+def _(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    threshold: Tensor,
+    bandwidth: float,
+    workspace_bytes: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    nnz = torch.library.get_ctx().new_dynamic_size()
+    return (
+        x.new_empty(nnz, dtype=accumulate_dtype(x=x, W_enc=W_enc, b_enc=b_enc)),
+        x.new_empty(nnz, dtype=torch.int32),
+        x.new_empty(x.shape[0] + 1, dtype=torch.int64),
+        x.new_empty(nnz, dtype=torch.bool),
+    )
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.bandwidth, ctx.workspace_bytes = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _backward(
+    ctx: Any, grad: Tensor, *_: Any, row_sparse: bool = False
+) -> tuple[Tensor | None, ...]:
+    x, W_enc, b_enc, threshold, *lists = ctx.saved_tensors
+    encoded = Thresholded(*lists)
+    grads = encoder_gradients(
+        grad.masked_fill(~encoded.active, 0),
+        encoded.indices,
+        encoded.offsets,
+        x=x,
+        W_enc=W_enc,
+        b_enc=b_enc,
+        wanted=ctx.needs_input_grad[:3],
+        row_sparse=row_sparse,
+        workspace_bytes=ctx.workspace_bytes,
+    )
+    grad_threshold = None
+    if ctx.needs_input_grad[3]:
+        sums = band_sum(grad, *encoded, threshold, ctx.bandwidth)
+        grad_threshold = (-threshold.to(sums.dtype) / ctx.bandwidth * sums).to(threshold.dtype)
+    return *grads, grad_threshold, None, None
+
+
+_encode.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
+class _RowSparse(torch.autograd.Function):
+    """The same outside of a custom operation: a traced one cannot have a sparse gradient."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        return tuple(_select(*arguments))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _keep_for_backward(ctx, inputs, output)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        return _backward(ctx, grad, row_sparse=True)
+
+
+@torch.library.custom_op("bathyscope::l0", mutates_args=())
+def _l0(
+    values: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    active: Tensor,
+    threshold: Tensor,
+    bandwidth: float,
+) -> Tensor:
+    before = torch.nn.functional.pad(active.cumsum(0), (1, 0))
+    return before[offsets].diff().to(values.dtype)
+
+
+@_l0.register_fake
+def _(
+    values: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    active: Tensor,
+    threshold: Tensor,
+    bandwidth: float,
+) -> Tensor:
+    return values.new_empty(offsets.shape[0] - 1)
+
+
+def _keep_for_l0_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.bandwidth = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _l0_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    if not ctx.needs_input_grad[4]:
+        return (None,) * 6
+    *lists, threshold = ctx.saved_tensors
+    of_entries = grad[row_of(lists[2], lists[1].shape[0])]
+    sums = band_sum(of_entries, *lists, threshold, ctx.bandwidth)
+    return None, None, None, None, (-sums / ctx.bandwidth).to(threshold.dtype), None
+
+
+_l0.register_autograd(_l0_backward, setup_context=_keep_for_l0_backward)
+
+
+def _select(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    threshold: Tensor,
+    bandwidth: float,
+    workspace_bytes: int,
 ) -> Thresholded:
+    if on_gpu(x, W_enc, b_enc, threshold):
+        from bathyscope_kernels.gpu import threshold as gpu
+
+        return Thresholded(
+            *gpu.threshold_encode(
+                x, W_enc, b_enc, threshold, bandwidth=bandwidth, workspace_bytes=workspace_bytes
+            )
+        )
     threshold = threshold.to(accumulate_dtype(x=x, W_enc=W_enc, b_enc=b_enc))
     floor = threshold - bandwidth / 2
 
@@ -170,15 +230,6 @@ def _encode(
     return Thresholded(values.masked_fill(~active, 0), found.indices, found.offsets, active)
 
 
-def _sum_in_band(grad: Tensor, encoded: Thresholded, threshold: Tensor, bandwidth: float) -> Tensor:
-    """Return the sum of grad * rect((pre - theta) / eps) for each latent."""
-    # An entry that is not active is in the lower half; the value of an active one is pre.
-    ceiling = threshold.to(grad.dtype) + bandwidth / 2
-    in_band = ~encoded.active | (encoded.values < ceiling[encoded.indices])
-    lists = by_latent(encoded.indices, encoded.offsets, num_latents=threshold.numel())
-    return sum_by_latent(grad.masked_fill(~in_band, 0), lists)
-
-
 def _check_threshold(threshold: Tensor, W_enc: Tensor, b_enc: Tensor) -> None:
     if threshold.shape != b_enc.shape or threshold.device != b_enc.device:
         raise ValueError(
@@ -186,16 +237,3 @@ def _check_threshold(threshold: Tensor, W_enc: Tensor, b_enc: Tensor) -> None:
             f"{list(b_enc.shape)} on {b_enc.device}: one number per latent, as b_enc has"
         )
     accumulate_dtype(W_enc=W_enc, b_enc=b_enc, threshold=threshold)
-
-
-def _check_bandwidth(threshold: Tensor, bandwidth: float) -> None:
-    if not (math.isfinite(bandwidth) and bandwidth >= 0):
-        raise ValueError(
-            f"got bandwidth = {bandwidth}, wanted a finite number >= 0: the width of the band "
-            "around the threshold that trains it"
-        )
-    if bandwidth == 0 and threshold.requires_grad and torch.is_grad_enabled():
-        raise ValueError(
-            "got bandwidth = 0 and a threshold that asks for a gradient, which is zero without a "
-            "band; give a bandwidth, or pass threshold.detach() or call under torch.no_grad()"
-        )
