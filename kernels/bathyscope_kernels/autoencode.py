@@ -102,8 +102,9 @@ class _Autoencode(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         centred = x - b_dec
         values, indices, count = choose(centred, W_enc, b_enc, None, k, workspace_bytes)
-        x_hat = dispatch.gather_sum(values, indices, matrix=W_dec, workspace_bytes=workspace_bytes)
-        x_hat += b_dec
+        x_hat = dispatch.gather_sum(
+            values, indices, matrix=W_dec, start=b_dec, workspace_bytes=workspace_bytes
+        )
         aux_values, aux_indices, error_hat = None, None, None
         if dead is not None:
             width = min(k_aux, dead.numel())

@@ -46,9 +46,14 @@ def _decode(
     dtype = accumulate_dtype(values=values, W_dec=W_dec)
     if values.numel() == 0:
         x_hat = W_dec.new_zeros(values.shape[0], W_dec.shape[1], dtype=dtype)
-    else:
-        x_hat = gather_sum(values.to(dtype), indices, matrix=W_dec, workspace_bytes=workspace_bytes)
-    return x_hat if b_dec is None else x_hat.add_(b_dec)
+        return x_hat if b_dec is None else x_hat.add_(b_dec)
+    return gather_sum(
+        values.to(dtype).contiguous(),
+        indices,
+        matrix=W_dec,
+        start=b_dec,
+        workspace_bytes=workspace_bytes,
+    )
 
 
 @_decode.register_fake

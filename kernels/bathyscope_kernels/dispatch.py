@@ -57,23 +57,26 @@ def gather_sum(
     *,
     matrix: Tensor,
     subset: Tensor | None = None,
+    start: Tensor | None = None,
     workspace_bytes: int,
 ) -> Tensor:
-    """Return S @ matrix[subset], [rows, d] in the dtype of `coefficients`."""
+    """Return start + S @ matrix[subset], [rows, d] in the dtype of `coefficients`."""
     num_latents = matrix.shape[0] if subset is None else subset.numel()
     if use_dense(num_latents, coefficients.shape[1]):
-        return dense.gather_sum(
+        sums = dense.gather_sum(
             coefficients, indices, matrix=matrix, subset=subset, workspace_bytes=workspace_bytes
         )
+        return sums if start is None else sums.add_(start)
     if subset is not None:
         indices = subset[indices.to(torch.int64)]
-    if on_gpu(coefficients, matrix):
+    if on_gpu(coefficients, matrix, start):
         from bathyscope_kernels.gpu.decode import sparse_decode
 
-        return sparse_decode(coefficients, indices, matrix).to(coefficients.dtype)
-    if cpu.usable(coefficients, matrix):
-        return cpu.gather_sum(coefficients, indices, matrix)
-    return sparse.gather_sum(coefficients, indices, matrix=matrix, workspace_bytes=workspace_bytes)
+        return sparse_decode(coefficients, indices, matrix, start).to(coefficients.dtype)
+    if cpu.usable(coefficients, matrix, *([] if start is None else [start])):
+        return cpu.gather_sum(coefficients, indices, matrix, start)
+    sums = sparse.gather_sum(coefficients, indices, matrix=matrix, workspace_bytes=workspace_bytes)
+    return sums if start is None else sums.add_(start)
 
 
 def scatter_sum(

@@ -7,6 +7,41 @@
 
 using namespace bathyscope;
 
+namespace {
+
+// Columns that are summed in registers while a row's list is gone through.
+constexpr int64_t kWide = 16 * kLanes;
+constexpr int64_t kAhead = 6;
+
+void gather_row(const float* coefficients, const int32_t* indices, const float* matrix,
+                const float* start, int64_t k, int64_t d, float* out) {
+  int64_t column = 0;
+  for (; column + kWide <= d; column += kWide) {
+    Floats sums[16];
+    for (int i = 0; i < 16; ++i) sums[i] = start ? load(start + column + i * kLanes) : Floats{};
+    for (int64_t j = 0; j < k; ++j) {
+      if (j + kAhead < k) {
+        const float* next = matrix + indices[j + kAhead] * d + column;
+        for (int64_t line = 0; line < kWide; line += kLanes) __builtin_prefetch(next + line);
+      }
+      // Unused slots have index 0 and value 0: nothing of row 0, even where it is infinite.
+      if (coefficients[j] == 0) continue;
+      const float* row = matrix + indices[j] * d + column;
+      for (int i = 0; i < 16; ++i) sums[i] += coefficients[j] * load(row + i * kLanes);
+    }
+    for (int i = 0; i < 16; ++i) store(out + column + i * kLanes, sums[i]);
+  }
+  int64_t rest = d - column;
+  if (rest == 0) return;
+  if (start) std::memcpy(out + column, start + column, rest * sizeof(float));
+  else std::memset(out + column, 0, rest * sizeof(float));
+  for (int64_t j = 0; j < k; ++j)
+    if (coefficients[j] != 0)
+      add_scaled(out + column, matrix + indices[j] * d + column, coefficients[j], rest);
+}
+
+}  // namespace
+
 extern "C" {
 
 // out[r] = start + sum_j coefficients[r, j] * matrix[indices[r, j]]; `start` is [d] or null.
@@ -14,16 +49,8 @@ void bathyscope_gather_sum(const float* coefficients, const int32_t* indices, co
                            const float* start, int64_t rows, int64_t k, int64_t d, float* out,
                            int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t r = 0; r < rows; ++r) {
-    float* sum = out + r * d;
-    if (start) std::memcpy(sum, start, d * sizeof(float));
-    else std::memset(sum, 0, d * sizeof(float));
-    for (int64_t j = 0; j < k; ++j) {
-      float c = coefficients[r * k + j];
-      // Unused slots have index 0 and value 0: nothing of row 0, even where it is infinite.
-      if (c != 0) add_scaled(sum, matrix + indices[r * k + j] * d, c, d);
-    }
-  }
+  for (int64_t r = 0; r < rows; ++r)
+    gather_row(coefficients + r * k, indices + r * k, matrix, start, k, d, out + r * d);
 }
 
 // Turn the lists around. `entries` gets, latent by latent, the places r * k + j of its nonzeros in
