@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bathyscope_kernels.cpu import encode as cpu
 from bathyscope_kernels.dispatch import on_gpu
 from bathyscope_kernels.ragged import Ragged, from_positions
 from bathyscope_kernels.score_blocks import (
@@ -77,6 +78,24 @@ def _topk_edges(
         return gpu.topk_edges(
             targets, sources, k, magnitude=magnitude, workspace_bytes=workspace_bytes
         )
+    if cpu.why_not(targets, sources, sources[:0]):
+        return _in_torch(targets, sources, k, magnitude, workspace_bytes)
+    rows, d = targets.shape
+    values, indices, count, undone = cpu.topk_encode(
+        targets.float().contiguous(), sources, sources.new_zeros(len(sources)), None, k,
+        workspace_bytes=workspace_bytes,
+        rounded=cpu.rounding_pays(rows, d, len(sources), k),
+        rule=cpu.Rule.MAGNITUDE if magnitude else cpu.Rule.ALL,
+    )  # fmt: skip
+    if len(undone) > 0:
+        again = _in_torch(targets[undone], sources, k, magnitude, workspace_bytes)
+        values[undone], indices[undone], count[undone] = again
+    return values, indices, count
+
+
+def _in_torch(
+    targets: Tensor, sources: Tensor, k: int, magnitude: bool, workspace_bytes: int
+) -> tuple[Tensor, Tensor, Tensor]:
     dtype = accumulate_dtype(targets=targets, sources=sources)
     values = targets.new_empty(targets.shape[0], k, dtype=dtype)
     indices = torch.empty(targets.shape[0], k, dtype=torch.int32, device=targets.device)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from bathyscope_kernels import reference
 from bathyscope_kernels.edges import threshold_edges, topk_edges
 
+pytestmark = pytest.mark.usefixtures("path")
+
 TINY = 2**14
 """Bytes that force blocks of a few targets and of 16 sources."""
 

@@ -16,6 +16,8 @@ that keep too many columns (ties) are reported and done again without rounding.
 
 from __future__ import annotations
 
+import ctypes
+import enum
 import functools
 from typing import NamedTuple
 
@@ -35,8 +37,19 @@ _SMALLEST, _LARGEST = 1e-12, 1e37
 _MIN_PRODUCTS = 2**24
 
 
+class Rule(enum.IntEnum):
+    """What competes: the numbers are those of the C++."""
+
+    POSITIVE = 0
+    MAGNITUDE = 1
+    ALL = 2
+
+
 class _State(NamedTuple):
     """The columns that each row keeps."""
+
+    rule: ctypes.c_int
+    k: int
 
     floor: Tensor
     kept: Tensor
@@ -91,12 +104,15 @@ def topk_encode(
     *,
     workspace_bytes: int,
     rounded: bool,
+    rule: Rule = Rule.POSITIVE,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return values, indices, count, and the numbers of the rows that must be done another way.
 
     x is float32 [rows, d], contiguous; W_enc [latents, d] float32, contiguous; b_enc float32.
-    With `subset` the indices are positions in it; `rounded` wants none.
+    With `subset` the indices are positions in it; `rounded` and other rules than POSITIVE want
+    none, and MAGNITUDE wants a bias of zeros.
     """
+    scored_again = rounded or rule == Rule.MAGNITUDE
     rows = x.shape[0]
     values = x.new_empty(rows, k)
     indices = torch.empty(rows, k, dtype=torch.int32)
@@ -105,23 +121,25 @@ def topk_encode(
     capacity = -(-(4 * k + 96) // _LANES) * _LANES
     num_rows = max(1, workspace_bytes // 2 // (12 * capacity + 2 * x.shape[1] + 24))
     for part in blocks(rows, num_rows):
-        state = _new_state(part.stop - part.start, capacity)
+        state = _new_state(rule, part.stop - part.start, k, capacity)
         if rounded:
-            _filter_rounded(x[part], W_enc, b_enc, k, state, workspace_bytes // 2)
+            _filter_rounded(x[part], W_enc, b_enc, state, workspace_bytes // 2)
         else:
-            _filter(x[part], W_enc, b_enc, subset, k, state, workspace_bytes // 2)
+            _filter(x[part], W_enc, b_enc, subset, state, workspace_bytes // 2)
         call(
-            "finish", x[part], W_enc if rounded else None, b_enc, part.stop - part.start,
-            x.shape[1], k, capacity, state.floor, state.kept, state.num_kept,
-            values[part], indices[part], count[part], threads(),
+            "finish", state.rule, x[part], W_enc if scored_again else None, b_enc,
+            part.stop - part.start, x.shape[1], k, capacity, state.floor, state.kept,
+            state.num_kept, values[part], indices[part], count[part], threads(),
         )  # fmt: skip
         undone.append((state.num_kept < 0).nonzero().squeeze(1) + part.start)
     return values, indices, count, torch.cat(undone) if undone else indices.new_empty(0).long()
 
 
-def _new_state(rows: int, capacity: int) -> _State:
+def _new_state(rule: Rule, rows: int, k: int, capacity: int) -> _State:
+    floor = torch.full((rows,), -torch.inf if rule == Rule.ALL else 0.0)
     kept = torch.empty(rows, capacity, 3, dtype=torch.float32)
-    return _State(torch.zeros(rows), kept, torch.zeros(rows, dtype=torch.int32), capacity)
+    num_kept = torch.zeros(rows, dtype=torch.int32)
+    return _State(ctypes.c_int(rule), k, floor, kept, num_kept, capacity)
 
 
 def _widths(latents: int, bytes_per_latent: int, budget_bytes: int) -> tuple[int, int]:
@@ -138,7 +156,6 @@ def _filter(
     W_enc: Tensor,
     b_enc: Tensor,
     subset: Tensor | None,
-    k: int,
     state: _State,
     budget_bytes: int,
 ) -> None:
@@ -158,14 +175,14 @@ def _filter(
             filled = scores[: rows.stop - rows.start]
             torch.mm(x[rows], W, out=filled[:, :used])
             call(
-                "filter_fp32", filled, width, filled.shape[0], latents.start, width, bias,
-                k, state.capacity, state.floor[rows], state.kept[rows], state.num_kept[rows],
-                threads(),
+                "filter_fp32", state.rule, filled, width, filled.shape[0], latents.start, width,
+                latents.stop, bias, state.k, state.capacity, state.floor[rows],
+                state.kept[rows], state.num_kept[rows], threads(),
             )  # fmt: skip
 
 
 def _filter_rounded(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, state: _State, budget_bytes: int
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, state: _State, budget_bytes: int
 ) -> None:
     """Keep by bfloat16 scores and their margins."""
     d = x.shape[1]
@@ -185,9 +202,9 @@ def _filter_rounded(
             filled = scores[: rows.stop - rows.start]
             torch.mm(x_rounded[rows], W_rounded.T, out=filled)
             call(
-                "filter_bf16", filled, width, filled.shape[0], latents.start, width, high, low,
-                norm, error[rows], _ROUNDING, k, state.capacity, state.floor[rows],
-                state.kept[rows], state.num_kept[rows], threads(),
+                "filter_bf16", state.rule, filled, width, filled.shape[0], latents.start, width,
+                latents.stop, high, low, norm, error[rows], _ROUNDING, state.k, state.capacity,
+                state.floor[rows], state.kept[rows], state.num_kept[rows], threads(),
             )  # fmt: skip
 
 

@@ -140,6 +140,36 @@ def test_sorted_columns_lose_nothing(rounded: bool, order: str) -> None:
     assert (values[done] == torch.arange(9000, 8994, -1) / 8).all()
 
 
+@pytest.mark.parametrize("rounded", [True, False])
+@pytest.mark.parametrize("rule", [cpu.Rule.MAGNITUDE, cpu.Rule.ALL])
+@pytest.mark.parametrize(("rows", "columns", "k"), [(70, 900, 12), (3, 33, 33), (200, 5001, 40)])
+def test_magnitudes_and_signed_scores_compete(
+    oracle: SimpleNamespace, rows: int, columns: int, k: int, rule: cpu.Rule, rounded: bool
+) -> None:
+    x, W = oracle.eighths(rows, 16, seed=0), oracle.eighths(columns, 16, seed=1)
+    if rule == cpu.Rule.ALL:
+        W = -W.abs() * (x.mean() + 1)
+        x = x.abs()  # nothing is above zero
+    values, indices, count, undone = cpu.topk_encode(
+        x, W, torch.zeros(columns), None, k, workspace_bytes=2**22, rounded=rounded, rule=rule
+    )
+    exact = x.double() @ W.double().T
+    strength = exact.abs() if rule == cpu.Rule.MAGNITUDE else exact
+    order = torch.sort(strength, dim=1, descending=True, stable=True).indices[:, :k]
+    wanted = exact.gather(1, order)
+    done = torch.ones(rows, dtype=torch.bool)
+    done[undone] = False
+    assert done.sum() > rows // 2
+    if rule == cpu.Rule.MAGNITUDE:
+        order = order.masked_fill(wanted == 0, 0)
+        assert torch.equal(count[done].long(), (wanted != 0).sum(1)[done])
+        assert torch.equal(indices[done].long(), order[done])
+        assert torch.equal(values[done].double(), wanted[done])
+    else:
+        assert (count[done] == k).all()
+        torch.testing.assert_close(values[done].double(), wanted[done], rtol=1e-5, atol=1e-5)
+
+
 def test_small_workspaces_give_the_same(oracle: SimpleNamespace) -> None:
     x, W, b = oracle.normal(700, 96, seed=0), oracle.normal(3000, 96, seed=1), torch.zeros(3000)
     for rounded in (True, False):

@@ -1,4 +1,6 @@
-// Exact top-k of relu(scores) over columns that arrive a block at a time.
+// Exact top-k of scores over columns that arrive a block at a time.
+//
+// What competes is a rule: positive scores (the ReLU), magnitudes above zero, or all scores.
 //
 // A score s of row r and column l may be rounded: its true value lies within
 //     |s| * relative + row_error[r] * column_norm[l]
@@ -24,9 +26,11 @@ struct Candidate {
 
 // What the columns of a block have in common; biases are widened by their own rounding.
 struct Columns {
-  int64_t first, count;
+  int64_t first, count, end;
   const float *bias_high, *bias_low, *norm;
 };
+
+enum Rule : int { kPositive = 0, kMagnitude = 1, kAll = 2 };
 
 struct Row {
   float *floor;
@@ -35,15 +39,17 @@ struct Row {
   float error;
 };
 
-template <typename Score>
+template <typename Score, int rule>
 inline void bounds(const Score* scores, const Columns& c, int64_t i, float error, float relative,
                    Floats& high, Floats& low) {
   Floats s = load(scores + i);
   if (sizeof(Score) == 4) {
-    high = low = s + load(c.bias_high + i);
+    // Magnitudes come without a bias, but padding has one of -inf.
+    high = low = (rule == kMagnitude ? absolute(s) : s) + load(c.bias_high + i);
     return;
   }
   Floats margin = absolute(s) * relative + error * load(c.norm + i);
+  if (rule == kMagnitude) s = absolute(s);
   high = s + load(c.bias_high + i) + margin;
   low = s + load(c.bias_low + i) - margin;
 }
@@ -68,34 +74,35 @@ static void prune(Row& row, int64_t k, std::vector<float>& scratch) {
 
 // A first floor: the k-th largest of the maxima of small groups of lower ends. A group is one lane
 // of `run` vectors that follow each other, so that the maxima need no work across lanes.
-template <typename Score>
+template <typename Score, int rule>
 static float first_floor(const Score* scores, const Columns& c, float error, float relative,
                          int64_t k, std::vector<float>& scratch) {
   int64_t vectors = c.count / kLanes;
   int64_t run = std::max<int64_t>(1, std::min<int64_t>(32, c.count / (4 * k)));
   int64_t groups = (vectors + run - 1) / run * kLanes;
-  if (groups < k) return 0;
+  float lowest = rule == kAll ? -kInfinity : 0;
+  if (groups < k) return lowest;
   scratch.resize(groups);
   for (int64_t g = 0, v = 0; v < vectors; v += run, ++g) {
     Floats best = fill(-kInfinity), high, low;
     for (int64_t i = v; i < std::min(v + run, vectors); ++i) {
-      bounds(scores, c, i * kLanes, error, relative, high, low);
+      bounds<Score, rule>(scores, c, i * kLanes, error, relative, high, low);
       best = larger(low, best);
     }
     store(&scratch[g * kLanes], best);
   }
-  return std::max(0.0f, kth_largest(scratch.data(), groups, k));
+  return std::max(lowest, kth_largest(scratch.data(), groups, k));
 }
 
-template <typename Score>
+template <typename Score, int rule>
 static void filter_row(const Score* scores, const Columns& c, float relative, Row row, int64_t k,
                        int64_t capacity, std::vector<float>& scratch) {
   if (*row.count < 0) return;
   if (*row.count == 0)
-    *row.floor = std::max(*row.floor, first_floor(scores, c, row.error, relative, k, scratch));
+    *row.floor = std::max(*row.floor, first_floor<Score, rule>(scores, c, row.error, relative, k, scratch));
   Floats high, low;
   for (int64_t i = 0; i < c.count; i += kLanes) {
-    bounds(scores, c, i, row.error, relative, high, low);
+    bounds<Score, rule>(scores, c, i, row.error, relative, high, low);
     uint32_t mask = not_below(high, *row.floor);
     if (mask == 0) continue;
     if (*row.count + kLanes > capacity) {
@@ -107,8 +114,10 @@ static void filter_row(const Score* scores, const Columns& c, float relative, Ro
     }
     for (; mask != 0; mask &= mask - 1) {
       int lane = __builtin_ctz(mask);
-      // Below zero at its best: the ReLU takes it away, whatever the floor.
-      if (high[lane] <= 0) continue;
+      // Not above zero at its best: no entry, whatever the floor.
+      if (rule != kAll && high[lane] <= 0) continue;
+      // Padding beyond the last column, which only a floor of -inf lets through.
+      if (rule == kAll && c.first + i + lane >= c.end) continue;
       float lower = std::isnan(low[lane]) ? kInfinity : low[lane];
       row.kept[(*row.count)++] = {high[lane], lower, int32_t(c.first + i + lane)};
     }
@@ -116,8 +125,8 @@ static void filter_row(const Score* scores, const Columns& c, float relative, Ro
   if (*row.count > 2 * k) prune(row, k, scratch);
 }
 
-template <typename Score>
-static void filter(const Score* scores, int64_t stride, int64_t rows, const Columns& c,
+template <typename Score, int rule>
+static void filter_rows(const Score* scores, int64_t stride, int64_t rows, const Columns& c,
                    const float* row_error, float relative, int64_t k, int64_t capacity,
                    float* floor, Candidate* kept, int32_t* count, int threads) {
 #pragma omp parallel num_threads(threads)
@@ -126,9 +135,19 @@ static void filter(const Score* scores, int64_t stride, int64_t rows, const Colu
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; ++r) {
       Row row{floor + r, kept + r * capacity, count + r, row_error ? row_error[r] : 0.0f};
-      filter_row(scores + r * stride, c, relative, row, k, capacity, scratch);
+      filter_row<Score, rule>(scores + r * stride, c, relative, row, k, capacity, scratch);
     }
   }
+}
+
+template <typename Score>
+static void filter(int rule, const Score* scores, int64_t stride, int64_t rows, const Columns& c,
+                   const float* row_error, float relative, int64_t k, int64_t capacity,
+                   float* floor, Candidate* kept, int32_t* count, int threads) {
+  auto run = rule == kPositive    ? filter_rows<Score, kPositive>
+             : rule == kMagnitude ? filter_rows<Score, kMagnitude>
+                                  : filter_rows<Score, kAll>;
+  run(scores, stride, rows, c, row_error, relative, k, capacity, floor, kept, count, threads);
 }
 
 // Compares like (value, smaller column) and never equal.
@@ -141,32 +160,34 @@ inline int64_t key(float value, int32_t column) {
   return int64_t(bits) << 32 | int64_t(0xffffffffu - uint32_t(column));
 }
 
-inline float value_of(int64_t k) {
-  int32_t bits = int32_t(k >> 32);
-  bits ^= (bits >> 31) & 0x7fffffff;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
+// A score with its sign, and the key that it competes with.
+struct Entry {
+  int64_t key;
+  float score;
+  bool operator>(const Entry& other) const { return key > other.key; }
+};
 
-static void finish_row(const float* x, const float* W, const float* bias, int64_t d, Row row,
-                       int64_t k, float* values, int32_t* indices, int32_t* found,
-                       std::vector<float>& scratch, std::vector<int64_t>& keys) {
+static void finish_row(int rule, const float* x, const float* W, const float* bias, int64_t d,
+                       Row row, int64_t k, float* values, int32_t* indices, int32_t* found,
+                       std::vector<float>& scratch, std::vector<Entry>& entries) {
   prune(row, k, scratch);
   int32_t count = std::max(*row.count, 0);
-  keys.clear();
+  entries.clear();
   for (int32_t i = 0; i < count; ++i) {
     int32_t column = row.kept[i].column;
-    if (W != nullptr && i + 2 < count)
-      __builtin_prefetch(W + int64_t(row.kept[i + 2].column) * d);
-    float score = W ? dot(x, W + column * d, d) + bias[column] : row.kept[i].high;
-    if (!(score <= 0)) keys.push_back(key(score, column));
+    if (i + 2 < count) __builtin_prefetch(W + int64_t(row.kept[i + 2].column) * d);
+    // Without W the ends of a candidate are its score.
+    float score = W ? dot(x, W + column * d, d) : row.kept[i].high;
+    if (W && bias) score += bias[column];
+    float strength = rule == kMagnitude ? std::fabs(score) : score;
+    if (rule == kAll || !(strength <= 0)) entries.push_back({key(strength, column), score});
   }
-  int64_t taken = std::min<int64_t>(k, keys.size());
-  std::partial_sort(keys.begin(), keys.begin() + taken, keys.end(), std::greater<int64_t>());
+  int64_t taken = std::min<int64_t>(k, entries.size());
+  std::partial_sort(entries.begin(), entries.begin() + taken, entries.end(), std::greater<Entry>());
   for (int64_t j = 0; j < k; ++j) {
-    values[j] = j < taken ? value_of(keys[j]) : 0.0f;
-    indices[j] = j < taken ? int32_t(0xffffffffu - uint32_t(keys[j] & 0xffffffff)) : 0;
+    // Adding 0 turns -0 into 0.
+    values[j] = j < taken ? entries[j].score + 0.0f : 0.0f;
+    indices[j] = j < taken ? int32_t(0xffffffffu - uint32_t(entries[j].key & 0xffffffff)) : 0;
   }
   *found = int32_t(taken);
 }
@@ -179,38 +200,39 @@ extern "C" {
 
 int64_t bathyscope_candidate_bytes() { return sizeof(Candidate); }
 
-// Both filters: columns `first` .. `first + count` of the scores, count a multiple of 16.
-void bathyscope_filter_bf16(const uint16_t* scores, int64_t stride, int64_t rows, int64_t first,
-                            int64_t count, const float* bias_high, const float* bias_low,
+// Both filters: columns `first` .. `first + count` of the scores, count a multiple of 16, those from
+// `end` on being padding. Magnitudes of float32 scores lose their sign here: finish with W.
+void bathyscope_filter_bf16(int rule, const uint16_t* scores, int64_t stride, int64_t rows, int64_t first,
+                            int64_t count, int64_t end, const float* bias_high, const float* bias_low,
                             const float* norm, const float* row_error, float relative, int64_t k,
                             int64_t capacity, float* floor, void* kept, int32_t* kept_count,
                             int threads) {
-  Columns c{first, count, bias_high, bias_low, norm};
-  filter(scores, stride, rows, c, row_error, relative, k, capacity, floor,
+  Columns c{first, count, end, bias_high, bias_low, norm};
+  filter(rule, scores, stride, rows, c, row_error, relative, k, capacity, floor,
          static_cast<Candidate*>(kept), kept_count, threads);
 }
 
-void bathyscope_filter_fp32(const float* scores, int64_t stride, int64_t rows, int64_t first,
-                            int64_t count, const float* bias, int64_t k, int64_t capacity,
+void bathyscope_filter_fp32(int rule, const float* scores, int64_t stride, int64_t rows, int64_t first,
+                            int64_t count, int64_t end, const float* bias, int64_t k, int64_t capacity,
                             float* floor, void* kept, int32_t* kept_count, int threads) {
-  Columns c{first, count, bias, bias, nullptr};
-  filter(scores, stride, rows, c, nullptr, 0.0f, k, capacity, floor,
+  Columns c{first, count, end, bias, bias, nullptr};
+  filter(rule, scores, stride, rows, c, nullptr, 0.0f, k, capacity, floor,
          static_cast<Candidate*>(kept), kept_count, threads);
 }
 
 // Take the best k of each row. With W the candidates are scored again in float32.
-void bathyscope_finish(const float* x, const float* W, const float* bias, int64_t rows, int64_t d,
+void bathyscope_finish(int rule, const float* x, const float* W, const float* bias, int64_t rows, int64_t d,
                        int64_t k, int64_t capacity, float* floor, void* kept, int32_t* kept_count,
                        float* values, int32_t* indices, int32_t* found, int threads) {
 #pragma omp parallel num_threads(threads)
   {
     std::vector<float> scratch;
-    std::vector<int64_t> keys;
+    std::vector<Entry> entries;
 #pragma omp for schedule(dynamic, 16)
     for (int64_t r = 0; r < rows; ++r) {
       Row row{floor + r, static_cast<Candidate*>(kept) + r * capacity, kept_count + r, 0.0f};
-      finish_row(W ? x + r * d : nullptr, W, bias, d, row, k, values + r * k, indices + r * k,
-                 found + r, scratch, keys);
+      finish_row(rule, W ? x + r * d : nullptr, W, bias, d, row, k, values + r * k, indices + r * k,
+                 found + r, scratch, entries);
     }
   }
 }
