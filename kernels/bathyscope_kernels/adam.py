@@ -114,6 +114,27 @@ def row_sparse_adam(
     ascending, none twice) of it, or of all rows where `rows` is None. `step` counts from 1.
     `lazy` and `unit_rows` are as in `RowSparseAdam`.
     """
+    betas = (float(betas[0]), float(betas[1]))
+    _adam(parameter, exp_avg, exp_avg_sq, rows, grad, step, lr, *betas, eps, lazy, unit_rows)
+
+
+@torch.library.custom_op(
+    "bathyscope::row_sparse_adam", mutates_args=("parameter", "exp_avg", "exp_avg_sq")
+)
+def _adam(
+    parameter: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    rows: Tensor | None,
+    grad: Tensor,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    lazy: bool,
+    unit_rows: bool,
+) -> None:
     is_plain = parameter.dtype == torch.float32 and parameter.is_contiguous()
     if parameter.ndim == 2 and is_plain and on_gpu(parameter, exp_avg, exp_avg_sq, grad):
         from bathyscope_kernels.gpu.adam import sparse_adam
@@ -121,26 +142,26 @@ def row_sparse_adam(
         listed = torch.arange(grad.shape[0], device=grad.device) if rows is None else rows
         sparse_adam(
             parameter, exp_avg, exp_avg_sq, listed, grad,
-            lr=lr, beta1=betas[0], beta2=betas[1], eps=eps, step=step, lazy=lazy,
+            lr=lr, beta1=beta1, beta2=beta2, eps=eps, step=step, lazy=lazy,
             normalize=unit_rows,
         )  # fmt: skip
         return
-    step_size = lr / (1 - betas[0] ** step)
-    correction = math.sqrt(1 - betas[1] ** step)
-    matrix = [t if t.ndim == 2 else t.reshape(-1, 1) for t in (parameter, exp_avg, exp_avg_sq)]
-    grad = grad.contiguous() if grad.ndim == 2 else grad.reshape(-1, 1)
-    if matrix[0].ndim == 2 and cpu_sparse.usable(*matrix, grad) and parameter.ndim == 2:
+    step_size = lr / (1 - beta1**step)
+    correction = math.sqrt(1 - beta2**step)
+    matrix = [_as_matrix(t) for t in (parameter, exp_avg, exp_avg_sq)]
+    grad = _as_matrix(grad).contiguous()
+    if parameter.ndim == 2 and cpu_sparse.usable(*matrix, grad):
         listed = torch.arange(grad.shape[0]) if rows is None else rows.contiguous()
         cpu.call(
-            "adam", *matrix, *parameter.shape, listed, grad, listed.numel(), 1.0 - betas[0],
-            float(betas[1]), 1.0 - betas[1], step_size, float(eps), correction, lazy, unit_rows,
+            "adam", *matrix, *parameter.shape, listed, grad, listed.numel(), 1.0 - beta1,
+            beta2, 1.0 - beta2, step_size, eps, correction, lazy, unit_rows,
             cpu.threads(),
         )  # fmt: skip
         return
     for part, part_grad in _parts(matrix[0], rows, grad, lazy):
         p, m, v = (t[part] for t in matrix)
-        m.lerp_(part_grad, 1 - betas[0])
-        v.mul_(betas[1]).addcmul_(part_grad, part_grad, value=1 - betas[1])
+        m.lerp_(part_grad, 1 - beta1)
+        v.mul_(beta2).addcmul_(part_grad, part_grad, value=1 - beta2)
         p.addcdiv_(m, (v.sqrt() / correction).add_(eps), value=-step_size)
         if unit_rows:
             norms = torch.linalg.vector_norm(p, dim=1, keepdim=True)
@@ -148,6 +169,16 @@ def row_sparse_adam(
         if isinstance(part, Tensor):
             for whole, changed in zip(matrix, (p, m, v), strict=True):
                 whole[part] = changed
+
+
+@_adam.register_fake
+def _(*arguments: Any) -> None:
+    return None
+
+
+def _as_matrix(tensor: Tensor) -> Tensor:
+    """A view with two dimensions, never a copy: it is written to."""
+    return tensor if tensor.ndim == 2 else tensor.view(tensor.shape[0] if tensor.ndim else 1, -1)
 
 
 def _parts(

@@ -3,7 +3,8 @@
 Flow: rows and weights go in; the reconstruction and the active latents come out, and with them
 the reconstruction of the error by dead latents (AuxK). Backward gives the weights row-sparse
 gradients: hybrid `torch.sparse_coo` tensors whose rows are the latents that were active, never a
-dense [latents, d] buffer. `RowSparseAdam` reads them; torch's own optimisers mostly do not.
+dense [latents, d] buffer. `RowSparseAdam` reads them; torch's own optimisers mostly do not, and
+torch.compile does not trace sparse gradients: `topk_encode` and `sparse_decode` are for that.
 """
 
 from __future__ import annotations

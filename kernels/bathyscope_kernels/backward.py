@@ -58,6 +58,61 @@ def sparse_backward(
     `grad_values` [rows, k] is added to the gradient that the values get through the decoder.
     Latents with `always` (bool [latents]) are listed even if none of their values is above zero.
     """
+    arguments = (grad, x, values, indices, W_dec, grad_values, always, need_pre, workspace_bytes)
+    latents, dW_dec, dW_enc, db_enc, pre = _sparse_backward(*arguments)
+    return RowGradients(latents, dW_dec, dW_enc, db_enc, pre if need_pre else None)
+
+
+@torch.library.custom_op("bathyscope::sparse_backward", mutates_args=())
+def _sparse_backward(
+    grad: Tensor,
+    x: Tensor,
+    values: Tensor,
+    indices: Tensor,
+    W_dec: Tensor,
+    grad_values: Tensor | None,
+    always: Tensor | None,
+    need_pre: bool,
+    workspace_bytes: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    found = choose(grad, x, values, indices, W_dec, grad_values, always, need_pre, workspace_bytes)
+    return (*found[:4], values.new_empty(0) if found.pre is None else found.pre)
+
+
+@_sparse_backward.register_fake
+def _(
+    grad: Tensor,
+    x: Tensor,
+    values: Tensor,
+    indices: Tensor,
+    W_dec: Tensor,
+    grad_values: Tensor | None,
+    always: Tensor | None,
+    need_pre: bool,
+    workspace_bytes: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    listed = torch.library.get_ctx().new_dynamic_size()
+    return (
+        indices.new_empty(listed, dtype=torch.int64),
+        grad.new_empty(listed, grad.shape[1]),
+        grad.new_empty(listed, x.shape[1]),
+        grad.new_empty(listed),
+        values.new_empty(values.shape if need_pre else 0),
+    )
+
+
+def choose(
+    grad: Tensor,
+    x: Tensor,
+    values: Tensor,
+    indices: Tensor,
+    W_dec: Tensor,
+    grad_values: Tensor | None,
+    always: Tensor | None,
+    need_pre: bool,
+    workspace_bytes: int,
+) -> RowGradients:
+    """The gradients by the quickest path that takes the tensors."""
     grad = grad.contiguous()
     if on_gpu(grad, x, values, W_dec):
         from bathyscope_kernels.gpu import backward as gpu
@@ -73,7 +128,8 @@ def sparse_backward(
         given = None if grad_values is None else grad_values.contiguous()
         dW_dec, dW_enc, db_enc = cpu.backward(grad, x, values, given, W_dec, lists, grad_pre=pre)
         return RowGradients(lists.latents, dW_dec, dW_enc, db_enc, pre)
-    return _in_torch(grad, x, values, indices, W_dec, grad_values, always, workspace_bytes)
+    plain = _in_torch(grad, x, values, indices, W_dec, grad_values, always, workspace_bytes)
+    return plain if need_pre else plain._replace(pre=None)
 
 
 def _in_torch(

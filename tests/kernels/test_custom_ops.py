@@ -37,6 +37,30 @@ def test_decode(oracle: SimpleNamespace, dtype: torch.dtype, with_bias: bool) ->
     opcheck(torch.ops.bathyscope.sparse_decode.default, arguments)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("whole", [True, False])
+def test_backward(oracle: SimpleNamespace, dtype: torch.dtype, whole: bool) -> None:
+    grad, x, values, W = (
+        oracle.normal(*s, seed=i).to(dtype) for i, s in enumerate([(7, 5), (7, 4), (7, 3), (33, 5)])
+    )
+    indices = torch.randint(33, (7, 3), dtype=torch.int32)
+    always = torch.arange(33) % 4 == 0 if whole else None
+    extra = values * 2 if whole else None
+    arguments = (grad, x, values.abs(), indices, W, extra, always, whole, WORKSPACE)
+    opcheck(torch.ops.bathyscope.sparse_backward.default, arguments)
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_adam(oracle: SimpleNamespace, lazy: bool) -> None:
+    parameter, grad = oracle.normal(9, 4, seed=0), oracle.normal(2, 4, seed=1)
+    state = (parameter, torch.zeros(9, 4), torch.zeros(9, 4))
+    options = (1, 0.1, 0.9, 0.999, 1e-8, lazy, True)
+    opcheck(
+        torch.ops.bathyscope.row_sparse_adam.default,
+        (*state, torch.tensor([2, 5]), grad, *options),
+    )
+
+
 def test_a_traced_autoencoder_is_the_plain_one(oracle: SimpleNamespace) -> None:
     x, W_enc, b_enc, W_dec = (
         oracle.normal(*s, seed=i) for i, s in enumerate([(9, 6), (40, 6), (40,), (40, 6)])
