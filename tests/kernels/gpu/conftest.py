@@ -1,29 +1,11 @@
-"""Runs the GPU kernels: on a CUDA device if there is one, else in Triton's interpreter."""
-
-import importlib
-import os
-import pkgutil
-import sys
-
-import torch
-
-if not torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ:
-    # Triton decides at import whether functions are interpreted, those of its own library too, and
-    # transformers has imported it by now. It is imported again, all but its compiled part, with
-    # the kernels. Afterwards the variable goes, so that no subprocess inherits it.
-    for name in list(sys.modules):
-        stale = f"{name}.".startswith(("triton.", "bathyscope_kernels.gpu."))
-        if stale and not name.startswith("triton._C"):
-            del sys.modules[name]
-    os.environ["TRITON_INTERPRET"] = "1"
-    package = importlib.import_module("bathyscope_kernels.gpu")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-    del os.environ["TRITON_INTERPRET"]
+"""Runs the GPU kernels: on a CUDA device if there is one, else in Triton's interpreter, which the
+conftest above chooses before anything imports Triton.
+"""
 
 from collections.abc import Callable
 
 import pytest
+import torch
 from torch import Tensor
 
 _POISON = {torch.uint8: 0xA5, torch.bool: True, torch.int32: -77, torch.int64: -(2**61) - 7}

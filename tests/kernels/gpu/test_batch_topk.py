@@ -103,7 +103,7 @@ def test_an_overflow_in_between_is_not_forgotten(
 ) -> None:
     # Ascending for a while, then nothing: the list is short again at the end.
     W = torch.arange(700.0)[:, None]
-    W[500:] = 0
+    W[420:] = 0
     x, b = torch.ones(2, 1), torch.zeros(700)
     _assert_equal(_encode(x, W, b, 5, 2, device), _wanted(x, W, b, 5, 2))
     assert slow_runs == [slice(0, 2)]
@@ -114,9 +114,9 @@ def test_a_tie_found_later_in_an_earlier_row_wins(
 ) -> None:
     W = torch.zeros(700, 2)
     W[[3, 4], 1] = 1.0
-    W[[600, 601, 602], 0] = 1.0
+    W[600, 0] = 1.0
     got = _encode(torch.eye(2), W, torch.zeros(700), 1, 2, device)
-    assert [tensor.tolist() for tensor in got] == [[1, 1], [600, 601], [0, 2, 2]]
+    assert [tensor.tolist() for tensor in got] == [[1, 1], [600, 3], [0, 1, 2]]
     assert slow_runs == []
 
 
