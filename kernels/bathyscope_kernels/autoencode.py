@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bathyscope_kernels import dispatch
+from bathyscope_kernels import auxk_products, dispatch
 from bathyscope_kernels.backward import RowGradients, sparse_backward
 from bathyscope_kernels.encode import Encoded, check_encoder, choose
 from bathyscope_kernels.workspace import WORKSPACE_BYTES, accumulate_dtype
@@ -108,11 +108,11 @@ class _Autoencode(torch.autograd.Function):
         )
         aux_values, aux_indices, error_hat = None, None, None
         if dead is not None:
-            width = min(k_aux, dead.numel())
-            aux_values, aux_indices, _ = choose(centred, W_enc, b_enc, dead, width, workspace_bytes)
-            error_hat = dispatch.gather_sum(
-                aux_values, aux_indices, matrix=W_dec, subset=dead, workspace_bytes=workspace_bytes
+            aux = auxk_products.encode(
+                centred, W_enc, b_enc, dead, min(k_aux, dead.numel()), workspace_bytes
             )
+            error_hat = auxk_products.decode(aux, W_dec, dead, workspace_bytes)
+            aux_values, aux_indices = aux
         ctx.set_materialize_grads(False)
         ctx.workspace_bytes = workspace_bytes
         ctx.mark_non_differentiable(indices, count)
@@ -192,34 +192,12 @@ def _gradients(
         )
     if always is not None:
         assert grad_error_hat is not None
-        assert saved.aux_indices is not None
-        aux = _add_auxk(saved, grad_error_hat.contiguous(), found, workspace_bytes)
-        if dx is not None:
-            dx += dispatch.gather_sum(
-                aux, saved.aux_indices, matrix=saved.W_enc, subset=saved.dead,
-                workspace_bytes=workspace_bytes,
-            )  # fmt: skip
-    return found, dx
-
-
-def _add_auxk(saved: _Saved, grad: Tensor, found: RowGradients, workspace_bytes: int) -> Tensor:
-    """Add the dead latents' gradients to their rows; return those of their pre-activations."""
-    values, indices, dead = saved.aux_values, saved.aux_indices, saved.dead
-    assert values is not None
-    assert indices is not None
-    assert dead is not None
-    W_dec = saved.W_dec[dead]
-    pre = dispatch.sampled_dot(grad, indices, matrix=W_dec, workspace_bytes=workspace_bytes)
-    pre = pre.masked_fill_(values == 0, 0)
-    places = torch.searchsorted(found.latents, dead)
-    for target, coefficients, vectors in (
-        (found.W_dec, values, grad),
-        (found.W_enc, pre, saved.centred),
-    ):
-        sums = dispatch.scatter_sum(
-            coefficients, indices, vectors=vectors, num_latents=dead.numel(),
-            workspace_bytes=workspace_bytes, out_dtype=grad.dtype,
+        assert saved.aux_values is not None
+        assert saved.dead is not None
+        pre = auxk_products.add_gradients(
+            auxk_products.Aux(saved.aux_values, saved.aux_indices), grad_error_hat.contiguous(),
+            saved.centred, saved.W_dec, saved.dead, found, workspace_bytes,
         )  # fmt: skip
-        target.index_add_(0, places, sums)
-    found.b_enc.index_add_(0, places[indices.to(torch.int64)].reshape(-1), pre.reshape(-1))
-    return pre
+        if dx is not None:
+            dx += auxk_products.decode(pre, saved.W_enc, saved.dead, workspace_bytes)
+    return found, dx

@@ -135,6 +135,15 @@ def topk_encode(
     return values, indices, count, torch.cat(undone) if undone else indices.new_empty(0).long()
 
 
+def keep_largest(scores: Tensor, k: int) -> Tensor:
+    """Keep the k largest positive scores of each row, in place, and set the others to zero.
+
+    `scores` is float32 [rows, columns], contiguous. Of equals the first stay; NaN is largest.
+    """
+    call("keep_largest", scores, *scores.shape, k, threads())
+    return scores
+
+
 def _new_state(rule: Rule, rows: int, k: int, capacity: int) -> _State:
     floor = torch.full((rows,), -torch.inf if rule == Rule.ALL else 0.0)
     kept = torch.empty(rows, capacity, 3, dtype=torch.float32)

@@ -170,6 +170,18 @@ def test_magnitudes_and_signed_scores_compete(
         torch.testing.assert_close(values[done].double(), wanted[done], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("columns", "k"), [(1, 1), (65, 7), (819, 288), (300, 300)])
+def test_the_largest_stay_in_place(oracle: SimpleNamespace, columns: int, k: int) -> None:
+    scores = oracle.eighths(63, columns, seed=0)
+    scores[0, :3], scores[1], scores[2] = torch.nan, -1, 1
+    scores[3] = -torch.inf
+    order = torch.sort(scores.nan_to_num(nan=torch.inf), dim=1, descending=True, stable=True)
+    keep = torch.zeros_like(scores, dtype=torch.bool).scatter(1, order.indices[:, :k], True)
+    wanted = scores.masked_fill(~keep | (scores <= 0), 0)
+    found = cpu.keep_largest(scores.clone(), k)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)
+
+
 def test_small_workspaces_give_the_same(oracle: SimpleNamespace) -> None:
     x, W, b = oracle.normal(700, 96, seed=0), oracle.normal(3000, 96, seed=1), torch.zeros(3000)
     for rounded in (True, False):

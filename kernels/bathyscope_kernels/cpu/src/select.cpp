@@ -160,6 +160,35 @@ inline int64_t key(float value, int32_t column) {
   return int64_t(bits) << 32 | int64_t(0xffffffffu - uint32_t(column));
 }
 
+// Keep the k largest positive scores of a row where they are and set the others to zero. Of equals
+// the first stay; NaN is largest.
+static void keep_largest(float* row, int64_t count, int64_t k, std::vector<int32_t>& orders,
+                         std::vector<int32_t>& scratch) {
+  orders.resize(count);
+  scratch.clear();
+  for (int64_t i = 0; i < count; ++i) {
+    int32_t bits;
+    std::memcpy(&bits, row + i, 4);
+    // Positive floats compare like their bits, above which is only NaN, of either sign.
+    bool is_nan = (bits & 0x7fffffff) > 0x7f800000;
+    orders[i] = is_nan ? 0x7fffffff : std::max(bits, 0);
+  }
+  for (int64_t i = 0; i < count; ++i)
+    if (orders[i] > 0) scratch.push_back(orders[i]);
+  int32_t least = 1;
+  int64_t at_least = 0;
+  if (int64_t(scratch.size()) > k) {
+    std::nth_element(scratch.begin(), scratch.begin() + (k - 1), scratch.end(),
+                     std::greater<int32_t>());
+    least = scratch[k - 1];
+    for (int32_t order : scratch) at_least += order >= least;
+  }
+  for (int64_t i = 0; i < count; ++i)
+    if (orders[i] < least) row[i] = 0;
+  for (int64_t i = count - 1; at_least > k; --i)
+    if (orders[i] == least) row[i] = 0, --at_least;
+}
+
 // A score with its sign, and the key that it competes with.
 struct Entry {
   int64_t key;
@@ -234,6 +263,16 @@ void bathyscope_finish(int rule, const float* x, const float* W, const float* bi
       finish_row(rule, W ? x + r * d : nullptr, W, bias, d, row, k, values + r * k, indices + r * k,
                  found + r, scratch, entries);
     }
+  }
+}
+
+// In place: of each row [count] the k largest positive scores stay, the others become zero.
+void bathyscope_keep_largest(float* scores, int64_t rows, int64_t count, int64_t k, int threads) {
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<int32_t> orders, scratch;
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; ++r) keep_largest(scores + r * count, count, k, orders, scratch);
   }
 }
 
