@@ -12,7 +12,7 @@ from bathyscope_kernels.autoencode import Autoencoded, topk_autoencode
 from bathyscope_kernels.auxk import auxk_encode
 from bathyscope_kernels.backward import RowGradients, sparse_backward
 from bathyscope_kernels.batch_topk import batch_topk_encode
-from bathyscope_kernels.decode import sparse_decode
+from bathyscope_kernels.decode import decode_residual, sparse_decode
 from bathyscope_kernels.edges import Edges, threshold_edges, topk_edges
 from bathyscope_kernels.encode import Encoded, topk_encode
 from bathyscope_kernels.examples import no_examples, update_top_examples
@@ -43,6 +43,7 @@ __all__ = [
     "TopK",
     "auxk_encode",
     "batch_topk_encode",
+    "decode_residual",
     "gemm_select",
     "l0",
     "no_examples",

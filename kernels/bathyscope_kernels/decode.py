@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bathyscope_kernels.dispatch import gather_sum, sampled_dot, scatter_sum
+from bathyscope_kernels.dispatch import gather_sum, on_gpu, sampled_dot, scatter_sum
 from bathyscope_kernels.workspace import WORKSPACE_BYTES, accumulate_dtype
 
 
@@ -36,6 +36,39 @@ def sparse_decode(
     """
     _check_decoder(values, indices, W_dec, b_dec)
     return _decode(values, indices, W_dec, b_dec, workspace_bytes)
+
+
+@torch.no_grad()
+def decode_residual(
+    values: Tensor,
+    indices: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor | None,
+    target: Tensor,
+    *,
+    workspace_bytes: int = WORKSPACE_BYTES,
+) -> tuple[Tensor, Tensor]:
+    """Return target - x_hat [rows, d_out] and the sum of its squares per row [rows].
+
+    x_hat is that of `sparse_decode`, whose arguments and errors these are; `target` [rows, d_out]
+    too may be of any dtype that fits. On a GPU this saves a pass over the reconstruction. No
+    gradient flows.
+    """
+    _check_decoder(values, indices, W_dec, b_dec)
+    if target.shape != (values.shape[0], W_dec.shape[1]):
+        raise ValueError(
+            f"got a target {list(target.shape)}, wanted [{values.shape[0]}, {W_dec.shape[1]}]: a "
+            "row for each row of values, of the width of W_dec"
+        )
+    accumulate_dtype(values=values, W_dec=W_dec, target=target)
+    if on_gpu(values, W_dec, b_dec, target):
+        from bathyscope_kernels.gpu import decode as gpu
+
+        _check_range(indices, W_dec)
+        return gpu.decode_residual(values, indices, W_dec, b_dec, target)
+    residual = _decode(values, indices, W_dec, b_dec, workspace_bytes)
+    residual = residual.neg_().add_(target)
+    return residual, residual.square().sum(1)
 
 
 @torch.library.custom_op("bathyscope::sparse_decode", mutates_args=())

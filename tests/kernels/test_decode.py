@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bathyscope_kernels import sparse_decode
+from bathyscope_kernels import decode_residual, reference, sparse_decode
 from bathyscope_kernels.dispatch import MIN_LATENTS_PER_ACTIVE, use_dense
 
 pytestmark = pytest.mark.usefixtures("path")
@@ -184,3 +184,19 @@ def test_wrong_arguments_are_refused() -> None:
     for wrong in (-1, 5):
         with pytest.raises(ValueError, match=r"wanted 0 to 4"):
             sparse_decode(values, torch.full((2, 3), wrong), W)
+
+
+@pytest.mark.parametrize("shape", GATHERED + MULTIPLIED)
+def test_the_residual_and_its_squares(oracle: SimpleNamespace, shape: tuple[int, ...]) -> None:
+    values, indices, W, b = make(oracle, *shape)
+    target = oracle.normal(shape[0], shape[3], seed=9)
+    residual, squares = decode_residual(values, indices, W, b, target)
+    wanted = reference.decode_residual(values, indices, W, b, target, upcast=True)
+    torch.testing.assert_close(residual.double(), wanted[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(squares.double(), wanted[1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_target_of_another_shape_is_refused(oracle: SimpleNamespace) -> None:
+    values, indices, W, b = make(oracle, 63, 65, 3, 65)
+    with pytest.raises(ValueError, match=r"got a target \[63, 64\], wanted \[63, 65\]"):
+        decode_residual(values, indices, W, b, torch.zeros(63, 64))

@@ -14,6 +14,7 @@ from bathyscope_kernels import (
     RowSparseAdam,
     auxk_encode,
     batch_topk_encode,
+    decode_residual,
     no_examples,
     sampled_dot,
     threshold_edges,
@@ -25,8 +26,8 @@ from bathyscope_kernels import (
 )
 
 CALLERS = (
-    *("adam", "attribution", "backward", "batch_topk", "dispatch", "edges", "encode"),
-    *("examples", "threshold"),
+    *("adam", "attribution", "backward", "batch_topk", "decode", "dispatch", "edges"),
+    *("encode", "examples", "threshold"),
 )
 SHAPES = ((6, 40), (90, 40), (90,), (90, 40), (40,))
 
@@ -90,6 +91,12 @@ def examples(x: Tensor, W: Tensor, b: Tensor) -> tuple[Tensor, ...]:
     return state
 
 
+def residual(x: Tensor, W: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    found = topk_encode(x, W, b, 5)
+    # The squares are no eighths any more: their sums may differ in the last bit.
+    return decode_residual(found.values, found.indices, W, b[:40], x)[:1]
+
+
 def scores(x: Tensor, W: Tensor, b: Tensor) -> tuple[Tensor, ...]:
     place = torch.arange(12, device=x.device)
     return (sampled_dot(x.view(2, 3, -1), W, place % 3, place * 7 % 90, b[:12]),)
@@ -103,6 +110,7 @@ def scores(x: Tensor, W: Tensor, b: Tensor) -> tuple[Tensor, ...]:
         lambda x, W, b: topk_edges(x, W, 6),
         lambda x, W, b: topk_edges(x, W, 6, magnitude=False),
         lambda x, W, b: threshold_edges(x, W, 1.0),
+        residual,
         examples,
         scores,
     ],

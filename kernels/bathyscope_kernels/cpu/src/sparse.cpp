@@ -3,11 +3,26 @@
 #include <algorithm>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "vector.h"
 
 using namespace bathyscope;
 
 namespace {
+
+// Fresh memory costs a fault per page at its first touch, which for gradients of many rows is most
+// of the time: ask for large pages.
+void ask_for_large_pages(float* memory, int64_t floats) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = 2 << 20;
+  uintptr_t first = (uintptr_t(memory) + kPage - 1) / kPage * kPage;
+  uintptr_t last = (uintptr_t(memory) + floats * sizeof(float)) / kPage * kPage;
+  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
 
 // Columns that are summed in registers while a row's list is gone through.
 constexpr int64_t kWide = 16 * kLanes;
@@ -86,6 +101,8 @@ void bathyscope_backward(const float* grad, const float* x, const float* values,
                          const int64_t* offsets, const int64_t* entries, int64_t num_listed,
                          int64_t k, int64_t d_out, int64_t d_in, float* dW_dec, float* dW_enc,
                          float* db_enc, float* grad_pre, int threads) {
+  ask_for_large_pages(dW_dec, num_listed * d_out);
+  ask_for_large_pages(dW_enc, num_listed * d_in);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 32)
   for (int64_t i = 0; i < num_listed; ++i) {
     const float* decoder = W_dec + latents[i] * d_out;
