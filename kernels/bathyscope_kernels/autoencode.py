@@ -17,6 +17,7 @@ from torch import Tensor
 from bathyscope_kernels import auxk_products, dispatch
 from bathyscope_kernels.backward import RowGradients, sparse_backward
 from bathyscope_kernels.encode import Encoded, check_encoder, choose
+from bathyscope_kernels.ragged_backward import as_rows
 from bathyscope_kernels.workspace import WORKSPACE_BYTES, accumulate_dtype
 
 
@@ -142,23 +143,12 @@ class _Autoencode(torch.autograd.Function):
                 db_dec += grad.sum(0)
         return (
             dx,
-            row_sparse(found.latents, found.W_enc, num_latents),
+            as_rows(found.latents, found.W_enc, num_latents),
             db_enc,
-            row_sparse(found.latents, found.W_dec, num_latents),
+            as_rows(found.latents, found.W_dec, num_latents),
             db_dec,
             *(None,) * 4,
         )
-
-
-def row_sparse(rows: Tensor, values: Tensor, num_rows: int) -> Tensor:
-    """A hybrid sparse tensor [num_rows, d] from ascending row numbers and their rows."""
-    return torch.sparse_coo_tensor(
-        rows[None],
-        values,
-        (num_rows, values.shape[1]),
-        is_coalesced=True,
-        check_invariants=False,
-    )
 
 
 def _gradients(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bathyscope_kernels import RowSparseAdam, row_sparse_adam
-from bathyscope_kernels.autoencode import row_sparse
+from bathyscope_kernels.ragged_backward import as_rows
 
 pytestmark = pytest.mark.usefixtures("path")
 
@@ -34,7 +34,7 @@ def test_every_row_moves_as_with_a_dense_gradient(rows: int, d: int, dtype: torc
     mine = RowSparseAdam([ours], lr=0.01, betas=(0.8, 0.95), eps=1e-6)
     other = torch.optim.Adam([theirs], lr=0.01, betas=(0.8, 0.95), eps=1e-6)
     for listed, values in gradients(rows, d, 6):
-        ours.grad = row_sparse(listed, values.to(dtype), rows)
+        ours.grad = as_rows(listed, values.to(dtype), rows)
         theirs.grad = ours.grad.to_dense()
         mine.step()
         other.step()
@@ -62,8 +62,8 @@ def test_dense_gradients_and_biases_are_plain_adam(oracle: SimpleNamespace) -> N
 
 def test_a_sum_of_two_row_sparse_gradients_is_summed_first() -> None:
     ours, theirs = (torch.nn.Parameter(torch.ones(6, 4)) for _ in range(2))
-    one = row_sparse(torch.tensor([1, 3]), torch.ones(2, 4), 6)
-    two = row_sparse(torch.tensor([3, 5]), torch.full((2, 4), -3.0), 6)
+    one = as_rows(torch.tensor([1, 3]), torch.ones(2, 4), 6)
+    two = as_rows(torch.tensor([3, 5]), torch.full((2, 4), -3.0), 6)
     ours.grad = one + two
     theirs.grad = ours.grad.to_dense()
     assert theirs.grad[3].tolist() == [-2.0] * 4
@@ -75,9 +75,9 @@ def test_a_sum_of_two_row_sparse_gradients_is_summed_first() -> None:
 def test_lazy_leaves_rows_without_a_gradient_alone() -> None:
     parameter = torch.nn.Parameter(torch.ones(5, 3))
     optimizer = RowSparseAdam([parameter], lr=0.1, lazy=True)
-    parameter.grad = row_sparse(torch.tensor([1, 2]), torch.ones(2, 3), 5)
+    parameter.grad = as_rows(torch.tensor([1, 2]), torch.ones(2, 3), 5)
     optimizer.step()
-    parameter.grad = row_sparse(torch.tensor([2]), torch.ones(1, 3), 5)
+    parameter.grad = as_rows(torch.tensor([2]), torch.ones(1, 3), 5)
     optimizer.step()
     assert torch.equal(parameter[[0, 3, 4]], torch.ones(3, 3))
     # By hand: gradients of one sign and size move by lr a step.
@@ -92,7 +92,7 @@ def test_unit_rows_are_unit_after_the_step_and_zeros_stay() -> None:
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
     listed = torch.tensor([0, 7, 69])
     values = torch.randn(3, 19, generator=torch.Generator().manual_seed(1))
-    ours.grad = row_sparse(listed, values, 70)
+    ours.grad = as_rows(listed, values, 70)
     theirs.grad = ours.grad.to_dense()
     RowSparseAdam([ours], lr=0.05, unit_rows=True).step()
     torch.optim.Adam([theirs], lr=0.05).step()
@@ -107,7 +107,7 @@ def test_its_state_goes_into_a_file_and_back(oracle: SimpleNamespace) -> None:
         return parameter, RowSparseAdam([parameter], lr=0.1)
 
     def step(parameter: torch.nn.Parameter, optimizer: RowSparseAdam, seed: int) -> None:
-        parameter.grad = row_sparse(torch.tensor([2, 5]), oracle.normal(2, 4, seed=seed), 9)
+        parameter.grad = as_rows(torch.tensor([2, 5]), oracle.normal(2, 4, seed=seed), 9)
         optimizer.step()
 
     straight, first = fresh()
