@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bathyscope.values import Moments, Receipt, ShardRecord, Unit, UnitPlan
+from bathyscope.values import Moments, Receipt, ShardRecord, Unit, UnitPlan, Units
 
 
 def test_units_are_numbered_over_all_ranges_and_never_join_two():
@@ -56,6 +56,46 @@ def test_mean_and_deviation_of_three_rows():
 
     np.testing.assert_allclose(moments.mean, [2.0, 0.0])
     assert moments.mean_squared_deviation == pytest.approx((2 / 3 + 8 / 3) / 2)
+
+
+def test_a_unit_is_found_by_its_index_without_listing_the_others():
+    plan = UnitPlan((("train", 0, 7), ("held_out", 7, 10**12)), 3)
+
+    assert plan.num_units == 3 + -(-(10**12 - 7) // 3)
+    assert plan.unit(2) == Unit(2, 6, 7, "train")
+    assert plan.unit(3) == Unit(3, 7, 10, "held_out")
+    last = plan.num_units - 1
+    assert plan.units()[last].stop == 10**12
+    assert plan.indices("held_out") == range(3, plan.num_units)
+    assert plan.indices("other") == range(0)
+    with pytest.raises(IndexError, match="unit 3 of a plan of 3"):
+        UnitPlan((("train", 0, 7),), 3).unit(3)
+    with pytest.raises(IndexError):
+        plan.unit(-1)
+
+
+def test_units_that_hold_some_items_are_found_across_splits():
+    plan = UnitPlan((("train", 0, 7), ("held_out", 7, 12)), 3)
+
+    for start in range(13):
+        for stop in range(start + 1, 13):
+            wanted = [u for u in plan.units() if u.start < stop and start < u.stop]
+            assert plan.overlapping(start, stop) == wanted, (start, stop)
+    assert len(plan.overlapping(5, 5)) == 0
+
+
+def test_units_are_a_sequence_that_is_made_when_it_is_read():
+    plan = UnitPlan((("train", 0, 10),), 2)
+    some = Units(plan, np.array([4, 1, 2]))
+
+    assert len(some) == 3
+    assert some == [Unit(4, 8, 10), Unit(1, 2, 4), Unit(2, 4, 6)]
+    assert some[1:] == [Unit(1, 2, 4), Unit(2, 4, 6)]
+    assert some[-1] == Unit(2, 4, 6)
+    assert some != [Unit(4, 8, 10)]
+    assert repr(some[:1]) == "Units([Unit(index=4, start=8, stop=10, split='train')], 1 in all)"
+    with pytest.raises(IndexError):
+        some[3]
 
 
 def test_no_rows_have_mean_and_deviation_zero():

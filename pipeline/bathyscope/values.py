@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -46,14 +46,43 @@ class UnitPlan:
     items_per_unit: int
     """Items of a full unit."""
 
-    def units(self) -> list[Unit]:
-        """The units in order of their index."""
-        units: list[Unit] = []
+    def units(self) -> Units:
+        """All units, in order of their index; none is made before it is asked for."""
+        return Units(self, range(self.num_units))
+
+    def unit(self, index: int) -> Unit:
+        """The unit of that index. Raises `IndexError` outside the plan."""
+        place = index
         for split, first, last in self.ranges:
-            for start in range(first, last, self.items_per_unit):
-                stop = min(start + self.items_per_unit, last)
-                units.append(Unit(len(units), start, stop, split))
-        return units
+            count = -(-(last - first) // self.items_per_unit)
+            if 0 <= place < count:
+                start = first + place * self.items_per_unit
+                return Unit(index, start, min(start + self.items_per_unit, last), split)
+            place -= count
+        raise IndexError(f"unit {index} of a plan of {self.num_units} units")
+
+    def indices(self, split: str) -> range:
+        """Indices of the units of one split. A plan has at most one range of each split."""
+        before = 0
+        for name, first, last in self.ranges:
+            count = -(-(last - first) // self.items_per_unit)
+            if name == split:
+                return range(before, before + count)
+            before += count
+        return range(0)
+
+    def overlapping(self, start: int, stop: int) -> Units:
+        """The units that hold any of the items start..stop, in order, found without a search."""
+        found = [np.empty(0, dtype=np.int64)]
+        before = 0
+        for _, first, last in self.ranges:
+            low, high = max(start, first), min(stop, last)
+            if low < high:
+                begin = (low - first) // self.items_per_unit
+                end = (high - 1 - first) // self.items_per_unit + 1
+                found.append(np.arange(before + begin, before + end))
+            before += -(-(last - first) // self.items_per_unit)
+        return Units(self, np.concatenate(found))
 
     @property
     def num_units(self) -> int:
@@ -69,6 +98,36 @@ class UnitPlan:
         """The plan that `to_dict` wrote."""
         ranges = tuple((str(s), int(a), int(b)) for s, a, b in data["ranges"])
         return cls(ranges, int(data["items_per_unit"]))
+
+
+class Units(Sequence[Unit]):
+    """Units of a plan by their indices: a million of them take 8 MB, and a range takes nothing."""
+
+    def __init__(self, plan: UnitPlan, indices: Sequence[int] | npt.NDArray[np.int64]) -> None:
+        self.plan = plan
+        self.indices = indices
+
+    @overload
+    def __getitem__(self, place: int) -> Unit: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Units: ...
+
+    def __getitem__(self, place: int | slice) -> Unit | Units:
+        if isinstance(place, slice):
+            return Units(self.plan, self.indices[place])
+        return self.plan.unit(int(self.indices[place]))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    def __repr__(self) -> str:
+        return f"Units({list(self[:3])}{', …' if len(self) > 3 else ''}, {len(self)} in all)"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from bathyscope.errors import StoreError
 from bathyscope.runs.identity import digest, refuse, same
@@ -12,7 +15,7 @@ from bathyscope.stores.objects import Objects
 from bathyscope.stores.receipts import Receipts
 from bathyscope.stores.shards import ArraySpec
 from bathyscope.stores.units import create_segment
-from bathyscope.values import Json, Unit, UnitPlan
+from bathyscope.values import Json, Unit, UnitPlan, Units
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Begun:
     """The artifact's folder."""
     complete: bool
     """Whether nothing is left to do."""
-    remaining: tuple[Unit, ...]
+    remaining: Sequence[Unit]
 
 
 def begin(run: Objects, work: Work, *, force: bool) -> Begun:
@@ -103,9 +106,11 @@ def finish(begun: Begun, facts: Json, *, segments: tuple[Segment, ...] | None = 
     return published
 
 
-def _remaining(objects: Objects, segment: Segment) -> tuple[Unit, ...]:
-    done = Receipts(objects, segment.name).done()
-    return tuple(u for u in segment.plan.units() if u.index not in done)
+def _remaining(objects: Objects, segment: Segment) -> Units:
+    done = np.fromiter(Receipts(objects, segment.name).done(), dtype=np.int64)
+    missing = np.ones(segment.plan.num_units, dtype=bool)
+    missing[done] = False
+    return Units(segment.plan, np.flatnonzero(missing))
 
 
 def _check_finished(begun: Begun) -> None:

@@ -19,7 +19,7 @@ from bathyscope.stores.manifests import Segment
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.receipts import Receipts
 from bathyscope.stores.shards import open_array
-from bathyscope.values import Receipt, Unit
+from bathyscope.values import Receipt, Unit, Units
 
 
 class SegmentReader:
@@ -29,7 +29,7 @@ class SegmentReader:
         self.objects = objects
         self.segment = segment
         self.receipts: Mapping[int, Receipt] = Receipts(objects, segment.name).all()
-        self.units = [u for u in segment.plan.units() if u.index in self.receipts]
+        self.units = Units(segment.plan, list(self.receipts))
         self._arrays: dict[str, Any] = {}
         self._check_sizes()
 
