@@ -9,16 +9,33 @@ from bathyscope.stores.receipts import Receipts
 from bathyscope.stores.shards import ArraySpec
 from bathyscope.stores.units import create_segment, write_unit
 from bathyscope.values import Receipt, UnitPlan
+from s3_server import BUCKET, environment, s3_server
 
 _numbers = itertools.count()
 
 
-@pytest.fixture(params=["disk", "memory"])
+@pytest.fixture(params=["disk", "memory", "s3"])
 def objects(request, tmp_path):
-    """A store that is empty, on disk and in memory."""
+    """A store that is empty: on disk, in memory, and on a server that speaks S3."""
     if request.param == "disk":
         return Objects(str(tmp_path / "store"))
-    return Objects(f"memory://stores-{next(_numbers)}")
+    if request.param == "memory":
+        return Objects(f"memory://stores-{next(_numbers)}")
+    return request.getfixturevalue("bucket")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """The environment of clients of a running S3 server."""
+    with s3_server(tmp_path_factory.mktemp("s3") / "server.log") as found:
+        yield found
+
+
+@pytest.fixture
+def bucket(server):
+    """An empty folder of a bucket."""
+    with environment(server):
+        yield Objects(f"s3://{BUCKET}/stores-{next(_numbers)}")
 
 
 @pytest.fixture

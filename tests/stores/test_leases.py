@@ -8,9 +8,9 @@ import time
 import psutil
 import pytest
 
-from bathyscope.errors import LeaseLost, MissingArtifact
-from bathyscope.stores.leases import Holder, Leases
-from bathyscope.stores.objects import Objects
+from bathyscope.errors import LeaseLost
+from bathyscope.stores.leases import Holder, Leases, Watch
+from bathyscope.stores.pointers import Pointer
 
 FAR = Holder("another-host", 5, 100.0)
 FARTHER = Holder("a-third-host", 5, 100.0)
@@ -114,9 +114,10 @@ def test_a_renewal_that_another_worker_overtakes_is_lost(leases_of, clock, monke
     leases = leases_of(FAR)
     lease = leases.claim(3)
     clock.now = 1100.0
+    before = Pointer(leases._objects, "leases/seg/00000003").read()
     # The other worker takes the unit between the look and the renewal.
     leases_of(FARTHER).claim(3)
-    monkeypatch.setattr(leases, "current", lambda unit: lease)
+    monkeypatch.setattr(Pointer, "read", lambda pointer: before)
 
     with pytest.raises(LeaseLost, match="Unit 3 was taken while its lease was renewed"):
         leases.check(lease)
@@ -128,7 +129,8 @@ def test_a_released_unit_is_free_and_its_lease_is_over(leases_of, objects):
     leases_of(FAR).release(3)
 
     assert leases_of(FAR).current(3) is None
-    assert [key for key, _ in objects.walk("leases")] == ["leases/seg/00000004/00000001.json"]
+    assert leases_of(FAR).current(4).term == 1
+    assert len(list(objects.walk("leases"))) == 1
     with pytest.raises(LeaseLost, match="finished"):
         leases_of(FAR).check(lease)
 
@@ -153,27 +155,45 @@ def test_a_process_may_claim_its_own_unit_again(leases_of):
         leases_of(FAR).check(first)
 
 
-def test_a_lease_released_while_it_is_looked_up_counts_as_none(leases_of, objects, monkeypatch):
-    leases_of(FAR).claim(3)
-    there = Objects.get
-
-    def released(self, key):
-        self.delete(key)
-        return there(self, key)
-
-    monkeypatch.setattr(Objects, "get", released)
-
-    assert leases_of(FARTHER).current(3) is None
-    with pytest.raises(MissingArtifact):
-        objects.get("leases/seg/00000003/00000001.json")
-
-
-def test_a_clock_that_jumps_backwards_keeps_the_lease(leases_of, clock):
+def test_a_clock_that_jumps_backwards_renews_the_lease_for_those_who_watch(leases_of, clock):
     lease = leases_of(FAR).claim(3)
     clock.now = 10.0
 
-    assert leases_of(FAR).check(lease) == lease
-    assert leases_of(FARTHER).claim(3) is None
+    renewed = leases_of(FAR).check(lease)
+
+    assert (renewed.term, renewed.until) == (2, 110.0)
+
+
+def test_a_lease_from_the_future_ends_when_it_was_watched_for_its_length(objects):
+    # The holder's clock is a year ahead, and its host is gone.
+    Leases(objects, "seg", holder=FAR, seconds=100.0, clock=lambda: 3e7).claim(3)
+    steady = Clock(5.0)
+    waiting = Leases(
+        objects, "seg", holder=FARTHER, seconds=30.0, clock=lambda: 10.0, watch=Watch(steady)
+    )
+
+    assert waiting.claim(3) is None
+    steady.now = 104.9
+    assert waiting.claim(3) is None
+    steady.now = 105.0
+    assert waiting.claim(3).attempt == 2
+
+
+def test_a_renewal_starts_the_watch_again(objects):
+    clock, steady = Clock(), Clock(5.0)
+    holder = Leases(objects, "seg", holder=FAR, seconds=100.0, clock=clock)
+    lease = holder.claim(3)
+    waiting = Leases(objects, "seg", holder=FARTHER, clock=clock, watch=Watch(steady))
+    assert waiting.claim(3) is None
+    steady.now = clock.now = 60.0
+    holder.check(lease)
+    steady.now = 104.9
+    assert waiting.claim(3) is None
+    steady.now = 160.0
+    assert waiting.claim(3) is None
+    steady.now = 204.9
+
+    assert waiting.claim(3).attempt == 2
 
 
 def test_a_clock_that_jumps_forwards_gives_the_unit_to_one_worker(leases_of, clock):
@@ -182,7 +202,7 @@ def test_a_clock_that_jumps_forwards_gives_the_unit_to_one_worker(leases_of, clo
     taken = leases_of(FARTHER).claim(3)
     clock.now = 1000.0
 
-    assert leases_of(FARTHER).check(taken) == taken
+    assert leases_of(FARTHER).check(taken).attempt == 2
     assert leases_of(FAR).claim(3) is None
     with pytest.raises(LeaseLost):
         leases_of(FAR).check(held)

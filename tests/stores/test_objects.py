@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 
@@ -147,7 +148,8 @@ def test_a_killed_writer_leaves_no_object_and_a_sweep_takes_its_temporary_file(d
         while not (folder.exists() and any(folder.iterdir())):
             assert writer.poll() is None
         writer.kill()
-    assert [f.name for f in folder.iterdir()] == ["c.0#1"]
+    (left,) = folder.iterdir()
+    assert re.fullmatch(r"c\.0#\d+", left.name)
 
     assert list(disk.walk()) == []
     disk.sweep("seg")

@@ -1,12 +1,15 @@
 """Leases: the right to do a unit until a time, with a term that only grows.
 
-A lease is a create-only object `leases/<segment>/<unit>/<term>.json`; the highest term counts.
-Creating the next number is the only way to take a unit, and only one worker can succeed.
+The lease of a unit is a pointer `leases/<segment>/<unit>`. To swap it is the only way to take a
+unit or to keep it, and only one worker can succeed.
+
+Clocks of hosts differ and jump. A lease ends when the reader's clock has passed its time, or when
+the reader has watched it unchanged for its whole length by a clock that cannot jump. Either may be
+wrong: a worker that lost its unit is told so before its next shard, and can do no harm.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
@@ -15,8 +18,9 @@ from dataclasses import dataclass
 
 import psutil
 
-from bathyscope.errors import LeaseLost, MissingArtifact
+from bathyscope.errors import LeaseLost
 from bathyscope.stores.objects import Objects
+from bathyscope.stores.pointers import Held, Pointer
 from bathyscope.values import Json
 
 DEFAULT_SECONDS = 600.0
@@ -60,10 +64,39 @@ class Lease:
     holder: Holder
     until: float
     """Seconds since the epoch, by the clock of the one who took it."""
+    seconds: float = DEFAULT_SECONDS
+    """Its whole length."""
+
+
+class Watch:
+    """When each lease was first seen as it is now, by a clock that does not jump.
+
+    One for a process: whoever waits for a unit asks again and again, each time anew.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: dict[str, tuple[Lease, float]] = {}
+
+    def seconds(self, key: str, lease: Lease) -> float:
+        """For how long the lease of that key has been seen unchanged."""
+        now = self._clock()
+        before = self._seen.get(key)
+        if before is None or before[0] != lease:
+            self._seen[key] = (lease, now)
+            return 0.0
+        return now - before[1]
+
+    def forget(self, key: str) -> None:
+        """The lease of that key is over."""
+        self._seen.pop(key, None)
+
+
+_WATCH = Watch()
 
 
 class Leases:
-    """The leases of one segment. `clock` gives seconds since the epoch."""
+    """The leases of one segment. `clock` gives seconds since the epoch and may jump."""
 
     def __init__(
         self,
@@ -73,24 +106,27 @@ class Leases:
         holder: Holder | None = None,
         seconds: float = DEFAULT_SECONDS,
         clock: Callable[[], float] = time.time,
+        watch: Watch = _WATCH,
     ) -> None:
         self._objects = objects
         self._folder = f"leases/{segment}"
         self._holder = holder or Holder.this_process()
         self._seconds = seconds
         self._clock = clock
+        self._watch = watch
 
     def claim(self, unit: int) -> Lease | None:
         """Take a unit, or None while somebody alive holds it.
 
         A lease of a dead process of this host is void at once; others run out by their time.
         """
-        current = self.current(unit)
-        if current is not None and self._stands(current):
+        held = self._pointer(unit).read()
+        if held is None:
+            return self._swap(unit, None, term=1, attempt=1)
+        current = _lease(unit, held.value)
+        if self._stands(current):
             return None
-        if current is None:
-            return self._create(unit, term=1, attempt=1)
-        return self._create(unit, term=current.term + 1, attempt=current.attempt + 1)
+        return self._swap(unit, held, term=current.term + 1, attempt=current.attempt + 1)
 
     def check(self, lease: Lease) -> Lease:
         """Confirm that the lease still stands, renewing it when half its time is gone.
@@ -98,7 +134,8 @@ class Leases:
         Raises `LeaseLost` when another worker took the unit: whatever this one writes would be
         a stranger's, so it must stop.
         """
-        current = self.current(lease.unit)
+        held = self._pointer(lease.unit).read()
+        current = _lease(lease.unit, held.value) if held is not None else None
         # Terms begin again at 1 after a release, so the term alone does not tell whose it is.
         if current is None or (current.term, current.holder) != (lease.term, lease.holder):
             taken = f"term {current.term} by {current.holder.host}" if current else "finished"
@@ -106,42 +143,43 @@ class Leases:
                 f"Unit {lease.unit} in {self._objects.location} was held with term {lease.term}, "
                 f"but is now {taken}. This worker stops; nothing is lost."
             )
-        if self._clock() < lease.until - self._seconds / 2:
+        left = lease.until - self._clock()
+        # A clock that went back would never come to half time, while others watch the lease end.
+        if self._seconds / 2 < left <= self._seconds:
             return lease
-        renewed = self._create(lease.unit, term=lease.term + 1, attempt=lease.attempt)
+        renewed = self._swap(lease.unit, held, term=lease.term + 1, attempt=lease.attempt)
         if renewed is None:
             raise LeaseLost(f"Unit {lease.unit} was taken while its lease was renewed.")
         return renewed
 
     def release(self, unit: int) -> None:
         """Forget the leases of a unit that has its receipt."""
-        self._objects.delete_folder(f"{self._folder}/{unit:08d}")
+        self._pointer(unit).delete()
+        self._watch.forget(self._key(unit))
 
     def current(self, unit: int) -> Lease | None:
-        """The lease with the highest term, or None."""
-        keys = [key for key, _ in self._objects.walk(f"{self._folder}/{unit:08d}")]
-        if not keys:
-            return None
-        try:
-            record = json.loads(self._objects.get(max(keys)))
-        except MissingArtifact:
-            # Released between the listing and the read.
-            return None
-        holder = Holder(**record["holder"])
-        return Lease(unit, record["term"], record["attempt"], holder, record["until"])
+        """The lease that counts, or None."""
+        held = self._pointer(unit).read()
+        return None if held is None else _lease(unit, held.value)
 
     def _stands(self, lease: Lease) -> bool:
-        if lease.holder == self._holder:
+        if lease.holder == self._holder or lease.holder.is_dead():
             return False
-        return lease.until > self._clock() and not lease.holder.is_dead()
+        watched = self._watch.seconds(self._key(lease.unit), lease)
+        return lease.until > self._clock() and watched < lease.seconds
 
-    def _create(self, unit: int, *, term: int, attempt: int) -> Lease | None:
-        lease = Lease(unit, term, attempt, self._holder, self._clock() + self._seconds)
-        record: Json = {
-            "term": term,
-            "attempt": attempt,
-            "holder": vars(self._holder),
-            "until": lease.until,
-        }
-        key = f"{self._folder}/{unit:08d}/{term:08d}.json"
-        return lease if self._objects.create(key, json.dumps(record).encode()) else None
+    def _swap(self, unit: int, held: Held | None, *, term: int, attempt: int) -> Lease | None:
+        until = self._clock() + self._seconds
+        lease = Lease(unit, term, attempt, self._holder, until, self._seconds)
+        record: Json = {**vars(lease), "holder": vars(self._holder)}
+        return lease if self._pointer(unit).swap(held, record) is not None else None
+
+    def _pointer(self, unit: int) -> Pointer:
+        return Pointer(self._objects, f"{self._folder}/{unit:08d}")
+
+    def _key(self, unit: int) -> str:
+        return f"{self._objects.location}/{self._folder}/{unit:08d}"
+
+
+def _lease(unit: int, record: Json) -> Lease:
+    return Lease(**{**record, "unit": unit, "holder": Holder(**record["holder"])})

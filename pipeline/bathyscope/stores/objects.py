@@ -1,29 +1,45 @@
 """Objects by key under a URL: local disk, memory, S3 or GCS behind one interface.
 
-Local writes go to a temporary name and are renamed, so a reader never sees half an object.
-Nothing is fsynced: after a power cut, receipts may name shards that the disk lost, and the
-size and digest checks find them.
+Every object is written whole, and either replaces what is there or is created where nothing is.
+On a local disk bytes go to a temporary name, which then takes the object's name; with `fsync`
+bytes and name are on the disk before the call returns. On object stores a request that broke off
+may have done its work all the same: what lies there then decides.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import obstore
-from obstore.exceptions import AlreadyExistsError
-from obstore.store import LocalStore, MemoryStore, from_url
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import LocalStore, MemoryStore
 from zarr.storage import ObjectStore
 
 from bathyscope.errors import MissingArtifact, StoreError
+from bathyscope.stores import files
+from bathyscope.stores.connect import connect, local_path
+from bathyscope.stores.files import Buffer
 
-_MEMORY: dict[str, MemoryStore] = {}
-# What a local put writes before the rename; no listing shows it.
+__all__ = ["Objects", "local_path"]
+
+# What a local put writes before it takes its name; no listing shows it.
 _TEMPORARY = re.compile(r".*#\d+")
+_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+_THREADS = 16
+_AT_ONCE = 1000
 
 
 class Objects:
@@ -32,7 +48,10 @@ class Objects:
     def __init__(self, url: str, prefix: str = "", store: Any = None) -> None:
         self.url = url
         self.prefix = prefix
-        self._store = store if store is not None else _connect(url)
+        self._store = store if store is not None else connect(url)
+        root = local_path(url)
+        self.local: Path | None = root.absolute() / prefix if root is not None else None
+        """The folder, when it is on this disk."""
 
     def at(self, prefix: str) -> Objects:
         """The same store seen from a folder below this one."""
@@ -43,32 +62,88 @@ class Objects:
         """Path or URL of this folder, as a person would type it."""
         return f"{self.url.rstrip('/')}/{self.prefix}" if self.prefix else self.url
 
+    @property
+    def has_updates(self) -> bool:
+        """Whether `update` works: file systems have no conditional update."""
+        return not isinstance(self._store, LocalStore)
+
     def get(self, key: str) -> bytes:
         """The object's bytes. Raises `MissingArtifact` when there is none."""
+        return self.get_tagged(key)[0]
+
+    def get_tagged(self, key: str) -> tuple[bytes, str | None]:
+        """The object's bytes and its etag, which `update` compares."""
         try:
-            return bytes(obstore.get(self._store, self._key(key)).bytes())
+            found = obstore.get(self._store, self._key(key))
+            return bytes(found.bytes()), found.meta["e_tag"]
         except FileNotFoundError:
             raise self._missing(key) from None
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """`length` bytes of the object from `start`. Raises `MissingArtifact` like `get`."""
+        """`length` bytes of the object from `start`.
+
+        Raises `MissingArtifact` like `get`, and `StoreError` when the object ends too early.
+        """
+        data = bytearray(length)
+        self.read_into(key, start, [memoryview(data)])
+        return bytes(data)
+
+    def read_into(self, key: str, start: int, buffers: Sequence[memoryview]) -> None:
+        """Fill buffers in order with the object's bytes from `start`, without another copy.
+
+        One request, or one call on a local disk. Raises like `get_range`.
+        """
+        wanted = sum(len(b) for b in buffers)
         try:
-            found = obstore.get_range(self._store, self._key(key), start=start, length=length)
+            got = self._read(key, start, buffers, wanted)
         except FileNotFoundError:
             raise self._missing(key) from None
-        return bytes(found)
+        if got != wanted:
+            raise StoreError(
+                f"Object {key} of {self.location} ends after {start + got} bytes; "
+                f"{start + wanted} were wanted. It was cut short: `bathyscope verify` says what "
+                "to do."
+            )
 
-    def put(self, key: str, data: bytes | memoryview) -> None:
-        """Write an object whole, replacing what was there."""
-        obstore.put(self._store, self._key(key), cast(Any, data), use_multipart=False)
+    def get_many(self, keys: Iterable[str]) -> Iterator[bytes]:
+        """The bytes of many objects, read concurrently, in the order of the keys."""
+        listed = list(keys)
+        if len(listed) < 2:
+            yield from map(self.get, listed)
+            return
+        with ThreadPoolExecutor(max_workers=_THREADS) as pool:
+            for start in range(0, len(listed), _AT_ONCE):
+                yield from pool.map(self.get, listed[start : start + _AT_ONCE])
 
-    def create(self, key: str, data: bytes) -> bool:
-        """Write an object if there is none; False when one is there already."""
-        try:
-            obstore.put(self._store, self._key(key), data, mode="create", use_multipart=False)
-        except AlreadyExistsError:
-            return False
-        return True
+    def put(self, key: str, data: Buffer | Sequence[Buffer], *, fsync: bool = False) -> None:
+        """Write an object whole, replacing what was there. `data` may come in pieces."""
+        pieces = _pieces(data)
+        if self.local is not None:
+            self._write_local(key, pieces, create=False, fsync=fsync)
+            return
+        body = _joined(pieces)
+        self._try(key, lambda: self._put(key, body))
+
+    def create(self, key: str, data: Buffer | Sequence[Buffer], *, fsync: bool = False) -> bool:
+        """Write an object if there is none; False when another one is there already.
+
+        True also when an object store already holds these very bytes: a request of ours that
+        seemed to fail had landed. Callers that must tell two writers of equal bytes apart put
+        something of their own into them.
+        """
+        pieces = _pieces(data)
+        if self.local is not None:
+            return self._write_local(key, pieces, create=True, fsync=fsync)
+        return self._conditional(key, _joined(pieces), None) is not None
+
+    def update(self, key: str, data: bytes, etag: str | None) -> str | None:
+        """Replace an object that still has this etag; its new etag, or None when it has not.
+
+        `etag` None creates it. `data` must differ from what anybody else would write, so that a
+        request that broke off after it landed is recognised. Only where `has_updates`.
+        """
+        assert self.has_updates, self.location
+        return self._conditional(key, data, etag)
 
     def size(self, key: str) -> int | None:
         """Size in bytes, or None when there is no such object."""
@@ -84,7 +159,7 @@ class Objects:
     def walk(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """(key, size) of every object below a folder, in no stated order."""
         cut = len(self.prefix) + 1 if self.prefix else 0
-        for batch in obstore.list(self._store, prefix=self._key(prefix) or None):
+        for batch in obstore.list(self._store, prefix=self._key(prefix) or None, chunk_size=1000):
             for meta in batch:
                 yield meta["path"][cut:], int(meta["size"])
 
@@ -100,17 +175,23 @@ class Objects:
 
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens when there is none."""
-        try:
+        with suppress(FileNotFoundError):
             obstore.delete(self._store, self._key(key))
-        except FileNotFoundError:
-            return
+
+    def delete_many(self, keys: Iterable[str]) -> int:
+        """Remove many objects in few requests and say how many were named."""
+        listed = [self._key(key) for key in keys]
+        if isinstance(self._store, LocalStore | MemoryStore):
+            for path in listed:
+                with suppress(FileNotFoundError):
+                    obstore.delete(self._store, path)
+        elif listed:
+            obstore.delete(self._store, listed)
+        return len(listed)
 
     def delete_folder(self, prefix: str) -> int:
         """Remove every object below a folder and say how many there were."""
-        keys = [key for key, _ in self.walk(prefix)]
-        for key in keys:
-            self.delete(key)
-        return len(keys)
+        return self.delete_many([key for key, _ in self.walk(prefix)])
 
     def sweep(self, prefix: str) -> None:
         """Remove empty folders and what killed writers left half written, on a local disk.
@@ -118,12 +199,11 @@ class Objects:
         Only for folders to which nobody writes: a writer whose temporary file goes away fails.
         Object stores have neither.
         """
-        root = local_path(self.url)
-        if root is None:
+        if self.local is None:
             return
-        for folder, _, files in os.walk(root / self._key(prefix), topdown=False):
-            for file in filter(_TEMPORARY.fullmatch, files):
-                Path(folder, file).unlink(missing_ok=True)
+        for folder, _, names in os.walk(self.local / prefix, topdown=False):
+            for name in filter(_TEMPORARY.fullmatch, names):
+                Path(folder, name).unlink(missing_ok=True)
             with suppress(OSError):
                 os.rmdir(folder)
 
@@ -135,6 +215,78 @@ class Objects:
         """The key seen from the URL's root."""
         return self._key(key)
 
+    def _conditional(self, key: str, body: Buffer, etag: str | None) -> str | None:
+        """Write where the etag is still `etag`, None for nothing there; the new etag, or None."""
+        mode: Any = "create" if etag is None else {"e_tag": etag}
+        for pause in _PAUSES_S:
+            failure: BaseError | None = None
+            try:
+                return str(self._put(key, body, mode=mode)["e_tag"])
+            except (PermissionDeniedError, UnauthenticatedError) as error:
+                raise self._failed(key, error) from error
+            except (AlreadyExistsError, PreconditionError):
+                # 412: somebody was faster. 409: another request for the key is under way.
+                pass
+            except BaseError as error:
+                # No answer came in time, or a bad one: the request may have landed.
+                failure = error
+            there = self._look(key)
+            if there is not None and there[0] == body:
+                return str(there[1])
+            if (there[1] if there else None) != etag:
+                return None
+            time.sleep(pause)
+        raise self._failed(key, failure or "other requests for it were always under way")
+
+    def _put(self, key: str, body: Buffer, mode: Any = None) -> Any:
+        return obstore.put(
+            self._store, self._key(key), cast(Any, body), mode=mode, use_multipart=False
+        )
+
+    def _look(self, key: str) -> tuple[bytes, str | None] | None:
+        try:
+            return self._try(key, lambda: self.get_tagged(key))
+        except MissingArtifact:
+            return None
+
+    def _try(self, key: str, ask: Callable[[], Any]) -> Any:
+        """A request that may be repeated safely, with the error of the store explained."""
+        try:
+            return ask()
+        except BaseError as error:
+            raise self._failed(key, error) from error
+
+    def _read(self, key: str, start: int, buffers: Sequence[memoryview], wanted: int) -> int:
+        if self.local is not None:
+            return files.read_into(self.local / key, start, buffers)
+        if wanted == 0:
+            return 0
+        try:
+            found = obstore.get_range(self._store, self._key(key), start=start, length=wanted)
+        except BaseError as error:
+            size = self.size(key)
+            if size is not None and start >= size:
+                return size - start
+            raise self._failed(key, error) from error
+        return _scatter(memoryview(found), buffers)
+
+    def _write_local(
+        self, key: str, pieces: Sequence[Buffer], *, create: bool, fsync: bool
+    ) -> bool:
+        assert self.local is not None
+        try:
+            return files.write(self.local / key, pieces, create=create, fsync=fsync)
+        except OSError as error:
+            raise self._failed(key, error) from error
+
+    def _failed(self, key: str, why: Exception | str) -> StoreError:
+        cause = (str(why).splitlines() or [type(why).__name__])[0]
+        return StoreError(
+            f"{key} in {self.location} cannot be written or read: {cause}. Check free space, "
+            "permissions and the connection, then give the same command again: finished units "
+            "are kept."
+        )
+
     def _missing(self, key: str) -> MissingArtifact:
         return MissingArtifact(
             f"There is no object {key!r} in {self.location}. "
@@ -145,21 +297,18 @@ class Objects:
         return "/".join(part for part in (self.prefix, key.strip("/")) if part)
 
 
-def local_path(url: str) -> Path | None:
-    """The folder behind a path or file:// URL, or None when the URL is not on this disk."""
-    if url.startswith("file://"):
-        return Path(url.removeprefix("file://"))
-    return None if "://" in url else Path(url).expanduser()
+def _pieces(data: Buffer | Sequence[Buffer]) -> Sequence[Buffer]:
+    return [data] if isinstance(data, bytes | bytearray | memoryview) else data
 
 
-def _connect(url: str) -> Any:
-    if url.startswith("memory://"):
-        return _MEMORY.setdefault(url, MemoryStore())
-    path = local_path(url)
-    if path is not None:
-        for part in (path, *path.parents):
-            if part.exists() and not part.is_dir():
-                raise StoreError(f"{part} is a file. A folder was wanted: choose another path.")
-        # Folders that a deletion empties go too: a folder means that something is in it.
-        return LocalStore(str(path.absolute()), mkdir=True, automatic_cleanup=True)
-    return from_url(url)
+def _joined(pieces: Sequence[Buffer]) -> Buffer:
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _scatter(data: memoryview, buffers: Sequence[memoryview]) -> int:
+    start = 0
+    for buffer in buffers:
+        part = data[start : start + len(buffer)]
+        buffer[: len(part)] = part
+        start += len(part)
+    return start
