@@ -114,6 +114,10 @@ class StoreConfig:
     shard_bytes: int = option(256 * 2**20, "largest shard, the unit of writing")
     streams: int = option(128, "virtual streams of a shuffled read; fewer with few chunks")
     window_chunks: int = option(16, "chunks of a stream that are shuffled together")
+    codec: str = option(
+        "none", "activations on disk: none, zstd_bitshuffle (loses nothing), int8 or fp8 (half)"
+    )
+    fsync: bool = option(True, "shards are on the local disk before their receipt is written")
     lease_s: float = option(600.0, "seconds after which a silent worker loses its unit")
 
 
@@ -197,6 +201,7 @@ def validate(config: Config) -> None:
     _one_of("model.attention", config.model.attention, ("sdpa", "eager"))
     _one_of("data.kind", config.data.kind, ("documentation", "jsonl", "hf"))
     _one_of("dictionary.kind", config.dictionary.kind, ("topk",))
+    _one_of("store.codec", config.store.codec, ("none", "zstd_bitshuffle", "int8", "fp8"))
     _one_of("cluster.kind", config.cluster.kind, ("inline", "local", "address"))
     _needed(config)
     _positive(config)

@@ -59,7 +59,9 @@ def test_the_same_array_written_by_zarr_has_the_same_bytes(disk):
 
 
 def test_the_bytes_of_a_shard_by_hand():
-    stored = assemble(np.array([[1], [2], [3], [4]], dtype=np.uint8), chunk_rows=2)
+    spec = spec_of((1,), "uint8", chunk_rows=2, shard_rows=4)
+    shard = assemble(np.array([[1], [2], [3], [4]], dtype=np.uint8), spec)
+    stored = b"".join(shard.pieces)
 
     def crc(data):
         return google_crc32c.value(data).to_bytes(4, "little")
@@ -69,7 +71,8 @@ def test_the_bytes_of_a_shard_by_hand():
 
     index = words(0, 6, 6, 6)
     wanted = b"\x01\x02" + crc(b"\x01\x02") + b"\x03\x04" + crc(b"\x03\x04") + index + crc(index)
-    assert stored.tobytes() == wanted
+    assert stored == wanted
+    assert shard.size_bytes == len(wanted) == spec.shard_bytes
     # The check value of CRC-32C that RFC 3720 and the catalogue of CRCs give.
     assert crc(b"123456789") == (0xE3069283).to_bytes(4, "little")
 

@@ -120,7 +120,8 @@ class Run:
 
     def _hook_points(self) -> list[str]:
         found = latest(self.objects.at(ACTIVATIONS), state=COMPLETE)
-        return [a.name for a in found.segments[0].arrays] if found else []
+        arrays = found.segments[0].arrays if found else ()
+        return [array.name for array in arrays if array.scales_of is None]
 
     def _dictionary(self, name: str) -> TopK:
         facts = self.manifest(f"{DICTIONARIES}/{name}").facts

@@ -36,6 +36,7 @@ class Context:
     rows: Rows
     objects: Objects
     segment: Segment
+    fsync: bool
 
 
 def units(config: Config) -> Work:
@@ -82,6 +83,7 @@ def open(config: Config, work: Work) -> Context:
         rows=run.activations[config.hook],
         objects=Objects(config.url).at(work.artifact),
         segment=work.segment,
+        fsync=config.store.fsync,
     )
 
 
@@ -105,6 +107,7 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
             "indices": to_disk(torch.cat(indices).to(torch.uint32)),
         },
         check=guard.check,
+        fsync=context.fsync,
     )
     return Outcome(valid=len(rows), shards=shards)
 

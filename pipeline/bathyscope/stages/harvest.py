@@ -2,7 +2,8 @@
 
 Each unit is a fixed range of sequences, computed in batches of one fixed shape; the last batch
 is padded and trimmed, so that the bytes do not depend on what else is in the unit. The forward
-stops at the last hook point, and the layers after it are never loaded.
+stops at the last hook point, and the layers after it are never loaded. Moments are those of the
+rows before `store.codec` makes them smaller.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from bathyscope.runs.work import finish as publish
 from bathyscope.stages.layout import Column, items_per_unit, lay_out
 from bathyscope.stages.model import describe_model, load_for_hooks
 from bathyscope.stages.stage import Guard, Outcome
+from bathyscope.stores.codecs import NONE
 from bathyscope.stores.manifests import Segment
 from bathyscope.stores.moments import moments_by_class
 from bathyscope.stores.objects import Objects
-from bathyscope.stores.rows import to_disk
-from bathyscope.stores.units import write_unit
+from bathyscope.stores.units import encoded, write_unit
 from bathyscope.values import Json, Receipt, Unit, UnitPlan
 
 NAME = "harvest"
@@ -47,6 +48,7 @@ class Context:
     segment: Segment
     objects: Objects
     batch_items: int
+    fsync: bool
 
 
 def units(config: Config) -> Work:
@@ -61,7 +63,7 @@ def units(config: Config) -> Work:
         store=config.store,
     )
     columns = [
-        Column(hook.name, (width,), "uint16", "bfloat16")
+        Column(hook.name, (width,), "uint16", "bfloat16", config.store.codec)
         for hook, width in zip(model.shape.hooks, model.shape.widths, strict=True)
     ]
     layout = lay_out(columns, unit_rows=per_unit * per_item, store=config.store)
@@ -78,6 +80,8 @@ def units(config: Config) -> Work:
         "chunk_rows": [a.chunk_rows for a in layout.arrays],
         "shard_rows": [a.shard_rows for a in layout.arrays],
     }
+    if config.store.codec != NONE:
+        identity["codec"] = config.store.codec
     plan = UnitPlan(tuple((r.split, r.start, r.stop) for r in corpus.ranges), per_unit)
     facts = {"model": model.name, "dtype": model.dtype_name, "dtype_reason": model.dtype_reason}
     return Work(
@@ -95,6 +99,7 @@ def open(config: Config, work: Work) -> Context:
         segment=work.segment,
         objects=Objects(config.url).at(ACTIVATIONS),
         batch_items=config.hooks.batch_items,
+        fsync=config.store.fsync,
     )
 
 
@@ -106,8 +111,13 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
         context.objects,
         context.segment,
         unit=unit,
-        rows={name: to_disk(x) for name, x in rows.items()},
+        rows={
+            array: data
+            for name, x in rows.items()
+            for array, data in encoded(context.segment, name, x).items()
+        },
         check=guard.check,
+        fsync=context.fsync,
     )
     return Outcome(
         valid=len(masks),

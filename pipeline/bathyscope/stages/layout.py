@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bathyscope.config import StoreConfig
+from bathyscope.stores.codecs import NONE, is_per_row, stored_dtype
+from bathyscope.stores.rows import scales_name
 from bathyscope.stores.shards import ArraySpec
 
 
@@ -16,6 +18,7 @@ class Column(NamedTuple):
     row_shape: tuple[int, ...]
     dtype: str
     logical_dtype: str
+    codec: str = NONE
 
 
 class Layout(NamedTuple):
@@ -41,7 +44,7 @@ def lay_out(columns: Sequence[Column], *, unit_rows: int, store: StoreConfig) ->
     A unit is padded to whole shards of every array. Powers of two keep the padding small where
     arrays of several widths share a unit.
     """
-    bare = [ArraySpec(*column, chunk_rows=1, shard_rows=1) for column in columns]
+    bare = [_array(column, chunk_rows=1, shard_rows=1) for column in columns]
     chunk_rows = [_chunk_rows(b.row_bytes, unit_rows, store.chunk_bytes) for b in bare]
     padded, reached = unit_rows, -1
     # Padding for one array may ask for another shard of the next one.
@@ -53,11 +56,31 @@ def lay_out(columns: Sequence[Column], *, unit_rows: int, store: StoreConfig) ->
         ]
         step = max(rows * count for rows, count in zip(chunk_rows, shards, strict=True))
         padded = -(-unit_rows // step) * step
-    arrays = tuple(
-        ArraySpec(*column, chunk_rows=rows, shard_rows=padded // count)
-        for column, rows, count in zip(columns, chunk_rows, shards, strict=True)
+    arrays: list[ArraySpec] = []
+    for column, rows, count in zip(columns, chunk_rows, shards, strict=True):
+        arrays.append(_array(column, chunk_rows=rows, shard_rows=padded // count))
+        if is_per_row(column.codec):
+            arrays.append(_scales(arrays[-1]))
+    return Layout(tuple(arrays), padded)
+
+
+def _array(column: Column, *, chunk_rows: int, shard_rows: int) -> ArraySpec:
+    return ArraySpec(
+        column.name,
+        column.row_shape,
+        stored_dtype(column.codec, column.dtype),
+        column.logical_dtype,
+        chunk_rows,
+        shard_rows,
+        column.codec,
     )
-    return Layout(arrays, padded)
+
+
+def _scales(array: ArraySpec) -> ArraySpec:
+    """The companion of an array with a scale per row, cut at the same rows."""
+    name = scales_name(array.name)
+    rows = (array.chunk_rows, array.shard_rows)
+    return ArraySpec(name, (), "float32", "float32", *rows, scales_of=array.name)
 
 
 def _chunk_rows(row_bytes: int, unit_rows: int, chunk_bytes: int) -> int:

@@ -1,7 +1,7 @@
 """Reads rows of a segment by unit. Only units with a receipt exist; sizes are checked first.
 
-A chunk that is missing reads as zeros in Zarr, so every shard that a receipt names is looked up
-in the listing, with its size, before the first row is read, and again where a read gives zeros.
+Every shard that a receipt names is looked up in the listing, with its size, before the first row
+is read, and once more when it is first opened. Every chunk is checked as it is read.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from bathyscope.errors import StoreError
+from bathyscope.stores.codecs import dequantise, is_per_row
 from bathyscope.stores.manifests import Segment
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.receipts import Receipts
-from bathyscope.stores.shards import open_array
+from bathyscope.stores.shard_reader import ShardReader
 from bathyscope.values import Receipt, Unit, Units
 
 
@@ -30,35 +31,41 @@ class SegmentReader:
         self.segment = segment
         self.receipts: Mapping[int, Receipt] = Receipts(objects, segment.name).all()
         self.units = Units(segment.plan, list(self.receipts))
-        self._arrays: dict[str, Any] = {}
+        self._arrays: dict[str, ShardReader] = {}
         self._check_sizes()
 
     def read(
         self, name: str, unit: Unit, *, start: int = 0, stop: int | None = None
     ) -> npt.NDArray[Any]:
         """Rows start..stop of a unit as they lie on disk, without padding."""
-        valid = self.receipts[unit.index].valid
-        stop = valid if stop is None else min(stop, valid)
-        assert start >= 0, (name, unit, start)
-        first = unit.index * self.segment.rows_per_unit
-        try:
-            rows = np.asarray(self._array(name)[first + start : first + stop])
-        except ValueError as error:
-            raise StoreError(
-                f"Rows {start} to {stop} of unit {unit.index} of {name} in "
-                f"{self.objects.location} cannot be read: {error}. A shard is damaged. "
-                f"{self._redo(unit.index)}"
-            ) from error
-        self._refuse_holes(name, unit, first + start, rows)
+        spec = self.segment.array(name)
+        count = self._count(unit, start, stop)
+        rows = np.empty((count, *spec.row_shape), dtype=spec.dtype)
+        self._fill(name, unit, start, rows)
         return rows
 
     def read_tensor(
         self, name: str, unit: Unit, *, start: int = 0, stop: int | None = None
     ) -> Tensor:
         """Rows start..stop of a unit in their logical dtype."""
-        return as_logical(
-            self.read(name, unit, start=start, stop=stop), self.segment.array(name).logical_dtype
-        )
+        spec = self.segment.array(name)
+        rows = self.read(name, unit, start=start, stop=stop)
+        if not is_per_row(spec.codec):
+            return as_logical(rows, spec.logical_dtype)
+        scales = self.read(scales_name(name), unit, start=start, stop=stop)
+        return dequantise(rows, scales, spec.codec).to(getattr(torch, spec.logical_dtype))
+
+    def read_into(self, name: str, unit: Unit, start: int, out: Tensor) -> None:
+        """Fill `out` [n, …], in the logical dtype, with rows start..start + n of a unit.
+
+        Without another copy, unless the codec keeps a scale per row.
+        """
+        spec = self.segment.array(name)
+        assert self._count(unit, start, start + len(out)) == len(out), (unit, start, len(out))
+        if is_per_row(spec.codec):
+            out.copy_(self.read_tensor(name, unit, start=start, stop=start + len(out)))
+        else:
+            self._fill(name, unit, start, to_disk(out))
 
     def items(self, name: str, unit: Unit, *, start: int, stop: int) -> npt.NDArray[Any]:
         """Rows of items start..stop (by their number in the corpus), [items, P, …]."""
@@ -68,10 +75,33 @@ class SegmentReader:
         rows = self.read(name, unit, start=begin, stop=end)
         return rows.reshape(stop - start, per_item, *rows.shape[1:])
 
-    def _array(self, name: str) -> Any:
+    def _count(self, unit: Unit, start: int, stop: int | None) -> int:
+        valid = self.receipts[unit.index].valid
+        stop = valid if stop is None else min(stop, valid)
+        assert start >= 0, (unit, start)
+        return max(stop - start, 0)
+
+    def _fill(self, name: str, unit: Unit, start: int, out: npt.NDArray[Any]) -> None:
+        first = unit.index * self.segment.rows_per_unit
+        try:
+            self._array(name).read_into(first + start, out)
+        except StoreError as error:
+            raise StoreError(
+                f"Rows {start} to {start + len(out)} of unit {unit.index} of {name} in "
+                f"{self.objects.location} cannot be read: {error}. {self._redo(unit.index)}"
+            ) from error
+
+    def _array(self, name: str) -> ShardReader:
         if name not in self._arrays:
-            self.segment.array(name)
-            self._arrays[name] = open_array(self.objects, self.segment.name, name)
+            spec = self.segment.array(name)
+            per_unit = self.segment.rows_per_unit // spec.shard_rows
+
+            def size_of(shard: int) -> int:
+                key = spec.shard_key(self.segment.name, shard)
+                shards = self.receipts[shard // per_unit].shards
+                return next(s.size_bytes for s in shards if s.key == key)
+
+            self._arrays[name] = ShardReader(self.objects, spec, self.segment.name, size_of)
         return self._arrays[name]
 
     def _check_sizes(self) -> None:
@@ -88,26 +118,16 @@ class SegmentReader:
                         f"{shard.size_bytes}. {self._redo(receipt.unit)}"
                     )
 
-    def _refuse_holes(self, name: str, unit: Unit, first: int, rows: npt.NDArray[Any]) -> None:
-        # A store that is replaced while it is read loses its shards after they were checked.
-        spec = self.segment.array(name)
-        last = first + len(rows) - 1
-        for shard in range(first // spec.shard_rows, last // spec.shard_rows + 1):
-            start = max(shard * spec.shard_rows - first, 0)
-            part = rows[start : (shard + 1) * spec.shard_rows - first]
-            key = spec.shard_key(self.segment.name, shard)
-            # The first row answers for nearly every shard, without a request or a second pass.
-            if len(part) and not part[0].any() and not part.any() and not self.objects.exists(key):
-                raise StoreError(
-                    f"Shard {key} of {self.objects.location} has gone since this reader was "
-                    f"opened: the store was replaced. Open the run again. {self._redo(unit.index)}"
-                )
-
     def _redo(self, unit: int) -> str:
         return (
             f"Delete receipt {unit} of segment {self.segment.name} and run the stage again: only "
             "that unit is redone."
         )
+
+
+def scales_name(name: str) -> str:
+    """The array that holds the scales of an array with a scale per row."""
+    return f"{name}.scale"
 
 
 def to_disk(rows: Tensor) -> npt.NDArray[Any]:

@@ -7,6 +7,7 @@ digest of the stored bytes on the way. Any Zarr v3 reader opens the result: the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,15 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 import zarr
-from zarr.codecs import BytesCodec, Crc32cCodec
+from zarr.codecs import BytesCodec
 from zarr.errors import ContainsArrayError
 
+from bathyscope.stores.codecs import NONE, ZSTD, compress, zarr_compressors
+from bathyscope.stores.files import Buffer
 from bathyscope.stores.objects import Objects
 from bathyscope.values import Json, ShardRecord
 
-_CRC_BYTES = 4
+CRC_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,20 @@ class ArraySpec:
     """Rows of a chunk, the unit of reading and of checksums."""
     shard_rows: int
     """Rows of a shard, the unit of writing: a whole number of chunks."""
+    codec: str = NONE
+    """See `bathyscope.stores.codecs`."""
+    scales_of: str | None = None
+    """The array whose rows these scales belong to."""
+
+    @property
+    def chunks_per_shard(self) -> int:
+        """Chunks of a shard."""
+        return self.shard_rows // self.chunk_rows
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a chunk after decoding."""
+        return self.chunk_rows * self.row_bytes
 
     @property
     def row_bytes(self) -> int:
@@ -49,9 +66,14 @@ class ArraySpec:
 
     @property
     def shard_bytes(self) -> int:
-        """Bytes of one stored shard: rows, checksums and index."""
-        chunks = self.shard_rows // self.chunk_rows
-        return self.shard_rows * self.row_bytes + chunks * (_CRC_BYTES + 16) + _CRC_BYTES
+        """Bytes of one stored shard without compression: rows, checksums and index."""
+        stored = self.shard_rows * self.row_bytes + self.chunks_per_shard * CRC_BYTES
+        return stored + self.index_bytes
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the index at the end of a shard, with its checksum."""
+        return 16 * self.chunks_per_shard + CRC_BYTES
 
     def shard_key(self, segment: str, shard: int) -> str:
         """Object key of a shard: `<array>/<segment>/c.<shard>.0…`."""
@@ -85,11 +107,11 @@ def create_array(objects: Objects, segment: str, spec: ArraySpec, *, capacity: i
             chunks=(spec.chunk_rows, *spec.row_shape),
             shards=(spec.shard_rows, *spec.row_shape),
             serializer=BytesCodec(endian=None if np.dtype(spec.dtype).itemsize == 1 else "little"),
-            compressors=[Crc32cCodec()],
+            compressors=zarr_compressors(spec.codec, spec.dtype),
             filters=None,
             fill_value=0,
             chunk_key_encoding={"name": "default", "separator": "."},
-            attributes={"logical_dtype": spec.logical_dtype},
+            attributes=_attributes(spec),
             config={"write_empty_chunks": True},
         )
 
@@ -99,56 +121,105 @@ def open_array(objects: Objects, segment: str, name: str) -> Any:
     return zarr.open_array(objects.zarr(), path=objects.key(f"{name}/{segment}"), mode="r")
 
 
+@dataclass(frozen=True)
+class Assembled:
+    """The bytes of one shard, in pieces that share memory with its rows."""
+
+    pieces: list[Buffer]
+    size_bytes: int
+    stored_digest: str
+    rows_digest: str
+
+
 def put_shard(
-    objects: Objects, spec: ArraySpec, *, segment: str, shard: int, rows: npt.NDArray[Any]
+    objects: Objects,
+    spec: ArraySpec,
+    *,
+    segment: str,
+    shard: int,
+    rows: npt.NDArray[Any],
+    check: Callable[[], None] = lambda: None,
+    fsync: bool = False,
 ) -> ShardRecord:
     """Pad rows to a whole shard, write it as one object and say what was written."""
-    padded = _padded(rows, spec)
-    stored = assemble(padded, spec.chunk_rows)
     key = spec.shard_key(segment, shard)
-    data = memoryview(stored.data)
-    objects.put(key, data)
-    return ShardRecord(
-        key=key,
-        size_bytes=stored.nbytes,
-        stored_digest=xxhash.xxh3_128_hexdigest(data),
-        rows_digest=xxhash.xxh3_128_hexdigest(memoryview(padded.data)),
-    )
+    assembled = assemble(rows, spec)
+    place(objects, key, assembled, check=check, fsync=fsync)
+    return record_of(key, assembled)
 
 
-def assemble(rows: npt.NDArray[Any], chunk_rows: int) -> npt.NDArray[np.uint8]:
+def record_of(key: str, shard: Assembled) -> ShardRecord:
+    """What a receipt says of a shard."""
+    return ShardRecord(key, shard.size_bytes, shard.stored_digest, shard.rows_digest)
+
+
+def place(
+    objects: Objects, key: str, shard: Assembled, *, check: Callable[[], None], fsync: bool
+) -> None:
+    """Create the object, or replace one with other bytes after another look at the lease.
+
+    A worker that was given up may wake with other bytes than those of the worker that did its
+    unit again, when the two ran on different devices. It finds the key taken and its lease lost.
+    """
+    if objects.create(key, shard.pieces, fsync=fsync):
+        return
+    if xxhash.xxh3_128_hexdigest(objects.get(key)) != shard.stored_digest:
+        check()
+        objects.put(key, shard.pieces, fsync=fsync)
+
+
+def assemble(rows: npt.NDArray[Any], spec: ArraySpec) -> Assembled:
     """The stored bytes of one shard: every chunk followed by its crc32c, then the index.
 
-    The index holds (offset, length) of each chunk as little-endian uint64, and a crc32c.
+    The index holds (offset, length) of each chunk as little-endian uint64, and a crc32c. Rows
+    that are missing at the end are zeros. Nothing is copied but a chunk that needs padding.
     """
-    raw = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8).reshape(-1)
-    num_chunks = len(rows) // chunk_rows
-    chunk_bytes = raw.nbytes // num_chunks
-    stride = chunk_bytes + _CRC_BYTES
-    out = np.empty(num_chunks * (stride + 16) + _CRC_BYTES, dtype=np.uint8)
-    body = out[: num_chunks * stride].reshape(num_chunks, stride)
-    for i in range(num_chunks):
-        chunk = raw[i * chunk_bytes : (i + 1) * chunk_bytes]
-        body[i, :chunk_bytes] = chunk
-        body[i, chunk_bytes:] = _crc32c(chunk)
-    index = np.empty((num_chunks, 2), dtype="<u8")
-    index[:, 0] = np.arange(num_chunks, dtype=np.uint64) * stride
-    index[:, 1] = stride
-    index_bytes = index.view(np.uint8).reshape(-1)
-    out[num_chunks * stride : -_CRC_BYTES] = index_bytes
-    out[-_CRC_BYTES:] = _crc32c(index_bytes)
-    return out
-
-
-def _padded(rows: npt.NDArray[Any], spec: ArraySpec) -> npt.NDArray[Any]:
     rows = np.ascontiguousarray(rows, dtype=spec.dtype)
     assert rows.shape[1:] == spec.row_shape, (rows.shape, spec)
-    missing = spec.shard_rows - len(rows)
-    assert missing >= 0, (len(rows), spec)
-    if missing == 0:
-        return rows
-    return np.concatenate([rows, np.zeros((missing, *spec.row_shape), dtype=spec.dtype)])
+    assert len(rows) <= spec.shard_rows, (len(rows), spec)
+    pieces: list[Buffer] = []
+    stored, decoded = xxhash.xxh3_128(), xxhash.xxh3_128()
+    index = np.empty((spec.chunks_per_shard, 2), dtype="<u8")
+    offset = 0
+    for number in range(spec.chunks_per_shard):
+        chunk = _chunk(rows, number, spec)
+        decoded.update(as_bytes(chunk))
+        body = compress(chunk) if spec.codec == ZSTD else as_bytes(chunk)
+        pieces += [body, crc32c(body)]
+        index[number] = offset, len(body) + CRC_BYTES
+        offset += len(body) + CRC_BYTES
+    pieces += [as_bytes(index), crc32c(as_bytes(index))]
+    for piece in pieces:
+        stored.update(piece)
+    size = offset + spec.index_bytes
+    return Assembled(pieces, size, stored.hexdigest(), decoded.hexdigest())
 
 
-def _crc32c(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(google_crc32c.value(data).to_bytes(_CRC_BYTES, "little"), dtype=np.uint8)
+def crc32c(data: Buffer) -> bytes:
+    """The checksum of a chunk or an index as it is stored."""
+    # The extension takes bytes and NumPy arrays, and no memoryview.
+    found: int = google_crc32c.value(np.frombuffer(data, dtype=np.uint8))
+    return found.to_bytes(CRC_BYTES, "little")
+
+
+def _chunk(rows: npt.NDArray[Any], number: int, spec: ArraySpec) -> npt.NDArray[Any]:
+    found = rows[number * spec.chunk_rows : (number + 1) * spec.chunk_rows]
+    if len(found) == spec.chunk_rows:
+        return found
+    missing = np.zeros((spec.chunk_rows - len(found), *spec.row_shape), dtype=spec.dtype)
+    return np.concatenate([found, missing])
+
+
+def as_bytes(array: npt.NDArray[Any]) -> memoryview:
+    """The bytes of an array, sharing its memory."""
+    data: Any = array.reshape(-1).view(np.uint8)
+    return memoryview(data)
+
+
+def _attributes(spec: ArraySpec) -> Json:
+    attributes: Json = {"logical_dtype": spec.logical_dtype}
+    if spec.codec != NONE:
+        attributes["codec"] = spec.codec
+    if spec.scales_of is not None:
+        attributes["scales_of"] = spec.scales_of
+    return attributes

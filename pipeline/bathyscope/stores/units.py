@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
+from bathyscope.stores.codecs import is_per_row, quantise
 from bathyscope.stores.manifests import Segment
 from bathyscope.stores.objects import Objects
-from bathyscope.stores.shards import create_array, put_shard
+from bathyscope.stores.rows import scales_name, to_disk
+from bathyscope.stores.shards import (
+    ArraySpec,
+    Assembled,
+    assemble,
+    create_array,
+    place,
+    record_of,
+)
 from bathyscope.values import ShardRecord, Unit
+
+_IN_FLIGHT = 2
 
 
 def create_segment(objects: Objects, segment: Segment) -> None:
@@ -33,20 +46,65 @@ def write_unit(
     unit: Unit,
     rows: Mapping[str, npt.NDArray[Any]],
     check: Callable[[], None],
+    fsync: bool = True,
 ) -> tuple[ShardRecord, ...]:
     """Write the rows of every array of a unit; `check` confirms the lease before each shard.
 
     The last unit of a split may have fewer rows: its shards are padded with zeros, and its
-    receipt's `valid` says where they begin.
+    receipt's `valid` says where they begin. With `fsync`, on a local disk, all bytes and names are
+    on the disk when this returns, so that no receipt outlives its shards in a power cut.
+
+    While a shard is written in the background, the next one is assembled and hashed.
     """
-    records = []
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        placed: deque[Future[ShardRecord]] = deque()
+        records: list[ShardRecord] = []
+        for spec, shard, part in _parts(segment, unit, rows):
+            key = spec.shard_key(segment.name, shard)
+            before = placed[-1] if placed else None
+            shard_bytes = assemble(part, spec)
+            placed.append(
+                writer.submit(_place, objects, key, shard_bytes, before, check=check, fsync=fsync)
+            )
+            if len(placed) == _IN_FLIGHT:
+                records.append(placed.popleft().result())
+        records += [one.result() for one in placed]
+    return tuple(records)
+
+
+def _place(
+    objects: Objects,
+    key: str,
+    shard: Assembled,
+    before: Future[ShardRecord] | None,
+    *,
+    check: Callable[[], None],
+    fsync: bool,
+) -> ShardRecord:
+    if before is not None:
+        # Nothing more is written after a failure. One thread: the one before is over.
+        before.result()
+    check()
+    place(objects, key, shard, check=check, fsync=fsync)
+    return record_of(key, shard)
+
+
+def _parts(
+    segment: Segment, unit: Unit, rows: Mapping[str, npt.NDArray[Any]]
+) -> Iterator[tuple[ArraySpec, int, npt.NDArray[Any]]]:
+    """Array, shard number and rows of every shard of a unit, in order."""
     for spec in segment.arrays:
         data = rows[spec.name]
         assert len(data) <= segment.rows_per_unit, (spec.name, len(data), segment.rows_per_unit)
         for i, shard in enumerate(shards_of(segment, unit, spec.name)):
             part = data[i * spec.shard_rows : (i + 1) * spec.shard_rows]
-            if len(part) == 0:
-                part = np.zeros((0, *spec.row_shape), dtype=spec.dtype)
-            check()
-            records.append(put_shard(objects, spec, segment=segment.name, shard=shard, rows=part))
-    return tuple(records)
+            yield spec, shard, part.reshape(len(part), *spec.row_shape)
+
+
+def encoded(segment: Segment, name: str, rows: Tensor) -> dict[str, npt.NDArray[Any]]:
+    """What is written for rows [n, d] of an array: its bits, or its codes and scales."""
+    spec = segment.array(name)
+    if not is_per_row(spec.codec):
+        return {name: to_disk(rows)}
+    codes, scales = quantise(rows, spec.codec)
+    return {name: codes, scales_name(name): scales}
