@@ -40,7 +40,7 @@ aot: setup
 
 # One script per claim in the README; each prints its figures and one JSON object.
 bench: setup
-	for script in same_bytes resume_harvest harvest encode train_step train_memory; do \
+	for script in same_bytes resume_harvest harvest encode train_step train_memory store; do \
 	  $(BIN)/python tests/benchmarks/$$script.py || exit 1; done
 
 clean:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from bathyscope.errors import StoreError
+from bathyscope.errors import ConfigError, StoreError
 from bathyscope.stores.batches import ShuffledBatches, list_chunks
 from bathyscope.stores.manifests import Segment
 from bathyscope.stores.order import EpochOrder
@@ -172,7 +172,7 @@ def test_memory_holds_the_windows_of_one_step(reader, monkeypatch):
     held = []
     for step in range(batches.num_steps(0, 0)):
         batches.batch(0, 0, step)
-        held.append(sum(len(rows) for rows in batches._windows.values()))
+        held.append(sum(len(w.rows) for w in batches._windows.values()))
 
     # 4 streams of windows of 3 chunks of 4 rows; twice that where all of them change windows.
     assert max(held) <= 2 * 4 * 3 * 4
@@ -203,3 +203,43 @@ def test_a_filter_that_empties_a_stream_still_leaves_a_step(reader):
 def test_streams_become_fewer_where_chunks_are_few(reader):
     assert batches_of(chunks_of(reader), streams=128, batch_rows=12).num_streams == 4
     assert batches_of(chunks_of(reader, split="held_out")).num_streams == 1
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_parts_of_all_ranks_are_the_batch_of_one(reader, world):
+    chunks = chunks_of(reader)
+    options = {"name": "resid", "batch_rows": 16, "streams": 4, "window_chunks": 3}
+    alone = ShuffledBatches(chunks, **options)
+    ranks = [ShuffledBatches(chunks, **options, rank=r, world=world) for r in range(world)]
+
+    for step in range(alone.num_steps(5, 1)):
+        parts = [rank.batch(5, 1, step) for rank in ranks]
+        assert [len(p) for p in parts] == [16 // world] * world
+        assert torch.equal(torch.cat(parts), alone.batch(5, 1, step))
+
+
+def test_streams_that_do_not_divide_over_the_ranks_are_refused(reader):
+    batches = ShuffledBatches(
+        chunks_of(reader), name="resid", batch_rows=16, streams=4, window_chunks=3, world=3
+    )
+
+    with pytest.raises(ConfigError, match="4 streams do not divide over 3 ranks"):
+        batches.batch(0, 0, 0)
+
+
+def test_step_ten_thousand_is_reached_without_the_ones_before(disk, write_segment):
+    count = 10_050 * 4
+    spec = ArraySpec("resid", (1,), "float32", "float32", chunk_rows=64, shard_rows=64 * 632)
+    segment = Segment("seg", UnitPlan((("train", 0, count),), count), 1, (spec,), 64 * 632)
+    write_segment(disk, segment, {"resid": np.arange(count, dtype=np.float32)[:, None]})
+    reader = SegmentReader(disk, segment)
+    chunks = list_chunks(reader, "resid", split="train", keep={0: np.arange(count) % 257 != 0})
+    options = {"name": "resid", "batch_rows": 3, "streams": 1, "window_chunks": 5}
+    running = ShuffledBatches(chunks, **options)
+
+    walked = [running.batch(1, 0, step) for step in range(10_001)]
+
+    assert torch.equal(ShuffledBatches(chunks, **options).batch(1, 0, 10_000), walked[-1])
+    seen = torch.cat(walked).flatten()
+    assert len(seen.unique()) == len(seen)
+    assert (seen % 257 != 0).all()

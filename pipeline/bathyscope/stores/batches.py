@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.errors import StoreError
-from bathyscope.stores.order import EpochOrder, Window, choose_streams
+from bathyscope.stores.order import EpochOrder, Share, Window, choose_streams
 from bathyscope.stores.rows import SegmentReader
 from bathyscope.values import Unit
 
@@ -47,11 +48,19 @@ def list_chunks(
     return chunks
 
 
+class _Rows(NamedTuple):
+    """The rows of a window as they were read, and the order in which they are given."""
+
+    rows: Tensor
+    permutation: Tensor
+
+
 class ShuffledBatches:
     """Batches whose content depends on (seed, epoch, step) only.
 
-    Windows are kept from one batch to the next: memory is `streams * window_chunks` chunks, twice
-    while one window gives way to the next.
+    `rank` of `world` gets its part of each batch: the parts of all ranks, one after the other, are
+    the batch of a single one. Windows are kept from one batch to the next: memory is
+    `streams * window_chunks / world` chunks, twice while one window gives way to the next.
     """
 
     def __init__(
@@ -62,6 +71,8 @@ class ShuffledBatches:
         batch_rows: int,
         streams: int = 128,
         window_chunks: int = 16,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self._chunks = list(chunks)
         self._name = name
@@ -75,7 +86,8 @@ class ShuffledBatches:
         self.batch_rows = batch_rows
         self.num_streams = _num_streams(self._sizes, wanted=streams, batch_rows=batch_rows)
         self.window_chunks = window_chunks
-        self._windows: dict[_WindowKey, Tensor] = {}
+        self._part = {"rank": rank, "world": world}
+        self._windows: dict[_WindowKey, _Rows] = {}
         self._orders: OrderedDict[tuple[int, int], EpochOrder] = OrderedDict()
 
     def num_steps(self, seed: int, epoch: int) -> int:
@@ -83,15 +95,26 @@ class ShuffledBatches:
         return self._order(seed, epoch).num_steps
 
     def batch(self, seed: int, epoch: int, step: int) -> Tensor:
-        """Rows [batch_rows, d] in the dtype that was stored."""
+        """Rows [batch_rows / world, d] in their logical dtype."""
         order = self._order(seed, epoch)
-        parts, used = [], {}
-        for share in order.shares(step):
+        shares = order.shares(step, **self._part)
+        used: dict[_WindowKey, _Rows] = {}
+        for share in shares:
             key = (seed, epoch, share.window.stream, share.window.index)
-            rows = used[key] = self._window(order, share.window)
-            parts.append(rows[share.start : share.stop])
+            used[key] = self._window(order, share.window)
         self._windows = used
-        return torch.cat(parts)
+        return self._gather(shares, list(used.values()))
+
+    def _gather(self, shares: list[Share], windows: list[_Rows]) -> Tensor:
+        first = windows[0].rows
+        out = first.new_empty(sum(s.stop - s.start for s in shares), *first.shape[1:])
+        done = 0
+        for share, window in zip(shares, windows, strict=True):
+            count = share.stop - share.start
+            chosen = window.permutation[share.start : share.stop]
+            torch.index_select(window.rows, 0, chosen, out=out[done : done + count])
+            done += count
+        return out
 
     def _order(self, seed: int, epoch: int) -> EpochOrder:
         key = (seed, epoch)
@@ -103,16 +126,31 @@ class ShuffledBatches:
                 self._orders.popitem(last=False)
         return self._orders[key]
 
-    def _window(self, order: EpochOrder, window: Window) -> Tensor:
+    def _window(self, order: EpochOrder, window: Window) -> _Rows:
         key = (order.seed, order.epoch, window.stream, window.index)
         if key in self._windows:
             return self._windows[key]
-        rows = torch.cat([self._read(self._chunks[c]) for c in window.chunks])
-        return rows[torch.from_numpy(order.permutation(window))]
+        rows = self._read([self._chunks[c] for c in window.chunks])
+        return _Rows(rows, torch.from_numpy(order.permutation(window)))
 
-    def _read(self, chunk: Chunk) -> Tensor:
-        rows = chunk.reader.read_tensor(self._name, chunk.unit, start=chunk.start, stop=chunk.stop)
-        return rows if chunk.keep.all() else rows[torch.from_numpy(chunk.keep)]
+    def _read(self, chunks: list[Chunk]) -> Tensor:
+        """The rows of chunks that pass the filter, read straight into their place."""
+        spec = chunks[0].reader.segment.array(self._name)
+        kept = sum(int(c.keep.sum()) for c in chunks)
+        rows = torch.empty(kept, *spec.row_shape, dtype=getattr(torch, spec.logical_dtype))
+        done = 0
+        for chunk in chunks:
+            count = int(chunk.keep.sum())
+            part = rows[done : done + count]
+            if count == chunk.stop - chunk.start:
+                chunk.reader.read_into(self._name, chunk.unit, chunk.start, part)
+            else:
+                found = chunk.reader.read_tensor(
+                    self._name, chunk.unit, start=chunk.start, stop=chunk.stop
+                )
+                torch.index_select(found, 0, torch.from_numpy(np.flatnonzero(chunk.keep)), out=part)
+            done += count
+        return rows
 
 
 def _num_streams(sizes: npt.NDArray[np.int64], *, wanted: int, batch_rows: int) -> int:

@@ -68,13 +68,25 @@ class EpochOrder:
         share = self.batch_rows // self.num_streams
         return int(min(self.sizes[s].sum() for s in self._streams) // share)
 
-    def shares(self, step: int) -> list[Share]:
-        """What each stream gives to a step, in stream order."""
+    def shares(self, step: int, *, rank: int = 0, world: int = 1) -> list[Share]:
+        """What each stream of a rank gives to a step, in stream order.
+
+        Rank r of w owns streams r·S/w to (r + 1)·S/w, so that the parts of all ranks, one after
+        the other, are the batch of a single one. Raises `ConfigError` when S/w is no whole number.
+        """
+        if self.num_streams % world:
+            raise ConfigError(
+                f"{self.num_streams} streams do not divide over {world} ranks. Set store.streams "
+                "to a multiple of the ranks; with few chunks there are fewer streams than that: "
+                "harvest more, or choose a smaller store.chunk_bytes."
+            )
+        assert 0 <= rank < world, (rank, world)
         if not 0 <= step < self.num_steps:
             raise IndexError(f"step {step} of an epoch of {self.num_steps} steps")
         per_stream = self.batch_rows // self.num_streams
         shares: list[Share] = []
-        for stream in range(self.num_streams):
+        per_rank = self.num_streams // world
+        for stream in range(rank * per_rank, (rank + 1) * per_rank):
             shares += self._cut(stream, step * per_stream, (step + 1) * per_stream)
         return shares
 
