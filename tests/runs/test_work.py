@@ -325,3 +325,12 @@ def test_such_segments_are_removed_when_they_are_replaced(run, interrupted):
 
     assert [k for k in keys_of(run) if begun.work.segment.name in k] == []
     assert len(SegmentReader(new.objects, kept).units) == 1
+
+
+def test_a_receipt_of_a_unit_outside_the_plan_is_named_and_stops_the_work(run):
+    begun = begin(run, work_of(), force=False)
+    foreign = Receipt(7, term=1, valid=4)
+    Receipts(begun.objects, begun.work.segment.name).create(foreign)
+
+    with pytest.raises(StoreError, match=r"has a receipt of unit 7 in segment \w+, which has 3"):
+        begin(run, work_of(), force=False)

@@ -108,6 +108,13 @@ def finish(begun: Begun, facts: Json, *, segments: tuple[Segment, ...] | None = 
 
 def _remaining(objects: Objects, segment: Segment) -> Units:
     done = np.fromiter(Receipts(objects, segment.name).done(), dtype=np.int64)
+    foreign = done[done >= segment.plan.num_units]
+    if len(foreign):
+        raise StoreError(
+            f"{objects.location} has a receipt of unit {foreign.min()} in segment {segment.name}, "
+            f"which has {segment.plan.num_units} units. It was copied there, or the manifest is of "
+            "another run. Nothing was changed: remove that receipt, or restore the manifest."
+        )
     missing = np.ones(segment.plan.num_units, dtype=bool)
     missing[done] = False
     return Units(segment.plan, np.flatnonzero(missing))
