@@ -50,14 +50,42 @@ def test_a_deleted_pointer_starts_anew(objects):
 def test_many_changes_leave_few_objects_and_a_slow_writer_still_loses(disk):
     pointer = Pointer(disk, "p")
     held = old = pointer.swap(None, {"x": 0})
-    for number in range(20):
+    for number in range(80):
         held = pointer.swap(held, {"x": number})
 
-    assert len(disk.files("p")) == 4
+    assert len(disk.files("p")) == 64
     # Number 2 has been trimmed away, so its creation succeeds and must not count.
     assert pointer.swap(old, {"x": "stale"}) is None
-    assert pointer.read().value == {"x": 19}
-    assert len(disk.files("p")) == 4
+    assert pointer.read().value == {"x": 79}
+    assert len(disk.files("p")) == 64
+
+
+def test_a_swap_counts_when_another_process_builds_on_it_before_the_look(disk, monkeypatch):
+    pointer = Pointer(disk, "p")
+    first = pointer.swap(None, {"x": 1})
+    create = Objects.create
+
+    def overtaken(self, key, data, **options):
+        made = create(self, key, data, **options)
+        monkeypatch.setattr(Objects, "create", create)
+        other = Pointer(disk, "p")
+        other.swap(other.read(), {"x": 3})
+        return made
+
+    monkeypatch.setattr(Objects, "create", overtaken)
+
+    assert pointer.swap(first, {"x": 2}).value == {"x": 2}
+    assert pointer.read().value == {"x": 3}
+
+
+def test_a_swap_of_a_pointer_that_began_anew_does_not_count(disk):
+    pointer = Pointer(disk, "p")
+    held = pointer.swap(pointer.swap(None, {"x": 1}), {"x": 2})
+    pointer.delete()
+    new = pointer.swap(None, {"x": "new"})
+
+    assert pointer.swap(held, {"x": 3}) is None
+    assert pointer.read() == new
 
 
 def test_a_change_is_tried_again_until_nobody_interferes(objects):

@@ -3,6 +3,10 @@
 On an object store a pointer is one object, replaced where its etag is still the one that was
 read. File systems have no such request, so there it is a folder of create-only numbered objects
 of which the highest counts. Whoever creates the next number has made the change.
+
+Old numbers are removed, so a slow process may create one that was there before. Every record
+names the one that it follows: a number counts for its creator when the one before it is the one
+that was read, and nothing above it, or the next above it follows it.
 """
 
 from __future__ import annotations
@@ -16,9 +20,10 @@ from bathyscope.errors import MissingArtifact
 from bathyscope.stores.objects import Objects
 from bathyscope.values import Json
 
-# Readers may be about to read the last ones that they listed.
-_KEPT_NUMBERS = 4
-_NONCE = "nonce"
+# A process that sleeps through so many changes of others, between its own and the look at it, is
+# told that it lost.
+_KEPT_NUMBERS = 64
+_NONCE, _AFTER = "nonce", "after"
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class Held:
     value: Json
     tag: str | int
     """The etag, or the number."""
+    nonce: str
+    """What tells this change from every other."""
 
 
 class Pointer:
@@ -46,12 +53,16 @@ class Pointer:
     def swap(self, expected: Held | None, value: Json) -> Held | None:
         """Replace what was read by a value; None when somebody else was faster."""
         # Equal values of two processes must not be taken for one: see Objects.update.
-        data = json.dumps({**value, _NONCE: secrets.token_hex(8)}).encode()
+        nonce = secrets.token_hex(8)
+        after = expected.nonce if expected else ""
+        data = json.dumps({**value, _NONCE: nonce, _AFTER: after}).encode()
         if self._objects.has_updates:
             etag = self._objects.update(self._file, data, str(expected.tag) if expected else None)
-            return None if etag is None else Held(value, etag)
+            return None if etag is None else Held(value, etag, nonce)
         number = int(expected.tag) + 1 if expected else 1
-        return self._create(number, value, data)
+        if self._create(number, data, nonce, after):
+            return Held(value, number, nonce)
+        return None
 
     def change(self, to: Callable[[Json | None], Json | None]) -> Json | None:
         """Apply a function until nobody interferes; the value after it.
@@ -83,33 +94,46 @@ class Pointer:
             data, etag = self._objects.get_tagged(self._file)
         except MissingArtifact:
             return None
-        return Held(_value(data), str(etag))
+        return _held(data, str(etag))
 
     def _read_numbered(self) -> Held | None:
         while True:
             numbers = self._numbers()
             if not numbers:
                 return None
-            try:
-                return Held(_value(self._objects.get(self._numbered(numbers[-1]))), numbers[-1])
-            except MissingArtifact:
-                # Deleted, or trimmed by newer changes, between the listing and the read.
-                continue
+            found = self._look(numbers[-1])
+            # None: removed between the listing and the read.
+            if found is not None:
+                return _held(found, numbers[-1])
 
-    def _create(self, number: int, value: Json, data: bytes) -> Held | None:
+    def _create(self, number: int, data: bytes, nonce: str, after: str) -> bool:
         if not self._objects.create(self._numbered(number), data):
-            return None
+            return False
         numbers = self._numbers()
-        if number not in numbers:
-            # Deleted with the whole pointer while this was on its way.
-            return None
-        if numbers[-1] > number:
-            # This number had been trimmed away: others are far ahead.
+        if not self._counts(number, numbers, nonce, after):
             self._objects.delete(self._numbered(number))
-            return None
+            return False
         for old in numbers[:-_KEPT_NUMBERS]:
             self._objects.delete(self._numbered(old))
-        return Held(value, number)
+        return True
+
+    def _counts(self, number: int, numbers: list[int], nonce: str, after: str) -> bool:
+        """Whether a number that was created follows what was read, and others follow it."""
+        if number > 1 and self._field(number - 1, _NONCE) != after:
+            return False
+        if number not in numbers:
+            return False
+        return numbers[-1] == number or self._field(number + 1, _AFTER) == nonce
+
+    def _field(self, number: int, name: str) -> str | None:
+        found = self._look(number)
+        return None if found is None else str(json.loads(found)[name])
+
+    def _look(self, number: int) -> bytes | None:
+        try:
+            return self._objects.get(self._numbered(number))
+        except MissingArtifact:
+            return None
 
     def _numbers(self) -> list[int]:
         names = self._objects.files(self._key)
@@ -119,7 +143,8 @@ class Pointer:
         return f"{self._key}/{number:08d}.json"
 
 
-def _value(data: bytes) -> Json:
+def _held(data: bytes, tag: str | int) -> Held:
     record: Json = json.loads(data)
-    record.pop(_NONCE, None)
-    return record
+    nonce = record.pop(_NONCE)
+    del record[_AFTER]
+    return Held(record, tag, nonce)
