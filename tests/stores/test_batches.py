@@ -218,13 +218,11 @@ def test_the_parts_of_all_ranks_are_the_batch_of_one(reader, world):
         assert torch.equal(torch.cat(parts), alone.batch(5, 1, step))
 
 
-def test_streams_that_do_not_divide_over_the_ranks_are_refused(reader):
-    batches = ShuffledBatches(
-        chunks_of(reader), name="resid", batch_rows=16, streams=4, window_chunks=3, world=3
-    )
+def test_streams_that_do_not_divide_over_the_ranks_are_refused_at_once(reader):
+    chunks = chunks_of(reader)
 
     with pytest.raises(ConfigError, match="4 streams do not divide over 3 ranks"):
-        batches.batch(0, 0, 0)
+        batches_of(chunks, batch_rows=16, streams=4, world=3)
 
 
 def test_step_ten_thousand_is_reached_without_the_ones_before(disk, write_segment):

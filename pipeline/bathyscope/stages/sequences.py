@@ -84,6 +84,7 @@ class SplitWriter:
     ) -> None:
         self._objects = objects
         self._check = check
+        self._fsync = store.fsync
         self._waiting: list[PackedSequence] = []
         self._items_per_unit = min(max(expected_items, 1), _MOST_ITEMS_PER_UNIT)
         columns = [Column(n, (length,), "uint32", "uint32") for n in (TOKENS, DOCUMENT, OFFSET)]
@@ -118,7 +119,14 @@ class SplitWriter:
         }
         count = len(self._waiting)
         unit = Unit(self.num_items // self._items_per_unit, self.num_items, self.num_items + count)
-        shards = write_unit(self._objects, self._segment, unit=unit, rows=rows, check=self._check)
+        shards = write_unit(
+            self._objects,
+            self._segment,
+            unit=unit,
+            rows=rows,
+            check=self._check,
+            fsync=self._fsync,
+        )
         receipt = Receipt(unit=unit.index, term=0, valid=count, shards=shards)
         Receipts(self._objects, self._segment.name).create(receipt)
         self.num_items += count

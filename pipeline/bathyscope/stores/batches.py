@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.errors import StoreError
-from bathyscope.stores.order import EpochOrder, Share, Window, choose_streams
+from bathyscope.stores.order import EpochOrder, Share, Window, check_ranks, choose_streams
 from bathyscope.stores.rows import SegmentReader
 from bathyscope.values import Unit
 
@@ -85,6 +85,7 @@ class ShuffledBatches:
             )
         self.batch_rows = batch_rows
         self.num_streams = _num_streams(self._sizes, wanted=streams, batch_rows=batch_rows)
+        check_ranks(self.num_streams, world)
         self.window_chunks = window_chunks
         self._part = {"rank": rank, "world": world}
         self._windows: dict[_WindowKey, _Rows] = {}

@@ -34,15 +34,15 @@ def connect(url: str) -> Any:
     if path is not None:
         return _local(path)
     parts = urlsplit(url)
-    if parts.scheme not in _REMOTE or not parts.netloc:
-        raise StoreError(
-            f"{url!r} names no store. A path, file:///…, s3://bucket/…, gs://bucket/… or "
-            "memory://name is wanted."
-        )
     if "@" in parts.netloc:
         raise StoreError(
             "The URL holds credentials, which would end up in records. Give them in the "
             "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)."
+        )
+    if parts.scheme not in _REMOTE or not parts.netloc:
+        raise StoreError(
+            f"{url!r} names no store. A path, file:///…, s3://bucket/…, gs://bucket/… or "
+            "memory://name is wanted."
         )
     # A local server for tests, or one inside a cluster, speaks plain HTTP.
     plain = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", "")).startswith(

@@ -103,7 +103,8 @@ def publish(objects: Objects, manifest: Manifest) -> Manifest:
         "segments": [s.to_dict() for s in manifest.segments],
         "facts": manifest.facts,
     }
-    if not objects.create(f"manifests/{number:08d}.json", json.dumps(record, indent=1).encode()):
+    data = json.dumps(record, indent=1).encode()
+    if not objects.create(f"manifests/{number:08d}.json", data, fsync=True):
         raise StoreError(
             f"Another process published manifest {number} of {objects.location} at the same time. "
             "Two runs write to one folder: stop one of them and run again."

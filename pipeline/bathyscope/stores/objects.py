@@ -12,7 +12,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -38,8 +37,6 @@ __all__ = ["Objects", "local_path"]
 # What a local put writes before it takes its name; no listing shows it.
 _TEMPORARY = re.compile(r".*#\d+")
 _PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-_THREADS = 16
-_AT_ONCE = 1000
 
 
 class Objects:
@@ -101,19 +98,8 @@ class Objects:
         if got != wanted:
             raise StoreError(
                 f"Object {key} of {self.location} ends after {start + got} bytes; "
-                f"{start + wanted} were wanted. It was cut short: `bathyscope verify` says what "
-                "to do."
+                f"{start + wanted} were wanted. It was cut short."
             )
-
-    def get_many(self, keys: Iterable[str]) -> Iterator[bytes]:
-        """The bytes of many objects, read concurrently, in the order of the keys."""
-        listed = list(keys)
-        if len(listed) < 2:
-            yield from map(self.get, listed)
-            return
-        with ThreadPoolExecutor(max_workers=_THREADS) as pool:
-            for start in range(0, len(listed), _AT_ONCE):
-                yield from pool.map(self.get, listed[start : start + _AT_ONCE])
 
     def put(self, key: str, data: Buffer | Sequence[Buffer], *, fsync: bool = False) -> None:
         """Write an object whole, replacing what was there. `data` may come in pieces."""

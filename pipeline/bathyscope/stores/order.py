@@ -72,14 +72,9 @@ class EpochOrder:
         """What each stream of a rank gives to a step, in stream order.
 
         Rank r of w owns streams r·S/w to (r + 1)·S/w, so that the parts of all ranks, one after
-        the other, are the batch of a single one. Raises `ConfigError` when S/w is no whole number.
+        the other, are the batch of a single one. `check_ranks` says whether they divide.
         """
-        if self.num_streams % world:
-            raise ConfigError(
-                f"{self.num_streams} streams do not divide over {world} ranks. Set store.streams "
-                "to a multiple of the ranks; with few chunks there are fewer streams than that: "
-                "harvest more, or choose a smaller store.chunk_bytes."
-            )
+        assert self.num_streams % world == 0, (self.num_streams, world)
         assert 0 <= rank < world, (rank, world)
         if not 0 <= step < self.num_steps:
             raise IndexError(f"step {step} of an epoch of {self.num_steps} steps")
@@ -126,6 +121,16 @@ class EpochOrder:
     def _window(self, stream: int, index: int) -> Window:
         first = index * self.window_chunks
         return Window(stream, index, self._streams[stream][first : first + self.window_chunks])
+
+
+def check_ranks(num_streams: int, world: int) -> None:
+    """Raise `ConfigError` when streams do not divide over ranks."""
+    if num_streams % world:
+        raise ConfigError(
+            f"{num_streams} streams do not divide over {world} ranks. Set store.streams to a "
+            "multiple of the ranks; with few chunks there are fewer streams than that: harvest "
+            "more, or choose a smaller store.chunk_bytes."
+        )
 
 
 def choose_streams(num_chunks: int, *, wanted: int, batch_rows: int, min_chunks: int = 16) -> int:

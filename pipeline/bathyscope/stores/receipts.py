@@ -38,7 +38,7 @@ class Receipts:
         Raises `ReceiptConflict`, and sets both aside, when another worker made something else
         of this unit: neither can be trusted until somebody has looked.
         """
-        if self._objects.create(self._key(receipt.unit), encode(receipt)):
+        if self._objects.create(self._key(receipt.unit), encode(receipt), fsync=True):
             return receipt
         there = decode(self._objects.get(self._key(receipt.unit)))
         if there.same_result(receipt):
