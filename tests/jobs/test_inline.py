@@ -142,7 +142,7 @@ def test_a_unit_that_somebody_alive_holds_is_left_alone(with_corpus: Config) -> 
         report=lambda fraction, text: None,
     )
     assert receipt is None
-    assert Receipts(begun.objects, begun.work.segment.name).done() == set()
+    assert Receipts(begun.objects, begun.work.segment.name).units().tolist() == []
 
 
 def test_receipts_say_who_wrote_on_what(with_corpus: Config) -> None:

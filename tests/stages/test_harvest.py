@@ -100,4 +100,4 @@ def test_nan_stops_the_unit_and_names_the_hook_point(
         run_stages(config, stages=["corpus", "harvest"])
     objects = Run(config.url).objects.at("activations.zarr")
     (segment,) = objects.children("leases")
-    assert Receipts(objects, segment).done() == set()
+    assert Receipts(objects, segment).units().tolist() == []

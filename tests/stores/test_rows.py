@@ -163,7 +163,7 @@ def test_a_shard_of_another_size_is_named_before_any_read(
     text = str(caught.value)
     assert f"Shard {key} of {objects.location} has {said}" in text
     assert "its receipt says 68" in text
-    assert "Delete receipt 1 of segment seg and run the stage again" in text
+    assert "segment=seg units=[1]`, then run the stage again" in text
 
 
 def test_a_damaged_unit_without_a_receipt_troubles_nobody(
@@ -185,7 +185,7 @@ def test_a_flipped_bit_is_an_error_that_says_what_to_do(
     objects.put("wide/seg/c.2.0", bytes(damaged))
     reader = SegmentReader(objects, small_segment)
 
-    with pytest.raises(StoreError, match=r"Rows 0 to 8 of unit 1 of wide .*Delete receipt 1"):
+    with pytest.raises(StoreError, match=r"Rows 0 to 8 of unit 1 of wide .*units=\[1\]"):
         reader.read("wide", reader.units[1])
     np.testing.assert_array_equal(reader.read("wide", reader.units[0]), small_rows["wide"][:8])
 
@@ -231,4 +231,4 @@ def test_a_unit_may_have_one_row(objects, write_segment):
     reader = SegmentReader(objects, segment)
 
     assert reader.items("one", reader.units[0], start=0, stop=1).tolist() == [[[9]]]
-    assert Receipts(objects, "seg").done() == {0}
+    assert Receipts(objects, "seg").units().tolist() == [0]

@@ -22,6 +22,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from bathyscope.config import ClusterConfig, Config
 from bathyscope.errors import BathyscopeError, JobError
 from bathyscope.jobs.inline import finish
+from bathyscope.jobs.packing import Packing
 from bathyscope.jobs.sink import Sink
 from bathyscope.jobs.unit import do_unit, set_threads
 from bathyscope.runs.work import Begun, Work, begin
@@ -134,16 +135,18 @@ class Cluster:
         waiting = collections.deque(begun.remaining)
         running: dict[Any, _Running] = {}
         done = begun.work.plan.num_units - len(waiting)
-        while waiting or running:
-            self._hand_out(name, begun, waiting, running)
-            ready, _ = ray.wait(list(running), num_returns=1, timeout=_POLL_S)
-            if not ready:
-                self._tell(sink, done, running)
-                continue
-            job = running.pop(ready[0])
-            if self._collect(ready[0], job, waiting, sink) is not None:
-                done += 1
-                sink.progress(done, "")
+        with Packing(begun) as packing:
+            while waiting or running:
+                self._hand_out(name, begun, waiting, running)
+                ready, _ = ray.wait(list(running), num_returns=1, timeout=_POLL_S)
+                if not ready:
+                    self._tell(sink, done, running)
+                    continue
+                job = running.pop(ready[0])
+                if self._collect(ready[0], job, waiting, sink) is not None:
+                    done += 1
+                    packing.unit_done()
+                    sink.progress(done, "")
 
     def _hand_out(
         self,

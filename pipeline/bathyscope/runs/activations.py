@@ -17,6 +17,7 @@ from bathyscope.stores.manifests import Manifest
 from bathyscope.stores.moments import total
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.rows import SegmentReader
+from bathyscope.stores.stored_receipts import moments_of
 from bathyscope.values import Json, Moments, Unit
 
 RowFilter = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.bool_]]
@@ -85,9 +86,9 @@ class Rows:
     def moments(self, split: str, keep: RowFilter) -> Moments:
         """Sums over the rows of a split that pass the filter, from receipts alone."""
         parts = []
-        for reader, unit in self.units():
-            if unit.split == split:
-                classes = reader.receipts[unit.index].moments[self.name]
+        for reader in self.readers:
+            for group in reader.receipts.totals(reader.segment.plan):
+                classes = moments_of(group, split, self.name)
                 patterns = np.array(sorted(classes), dtype=np.uint8)
                 parts += [classes[int(p)] for p in patterns[keep(patterns)]]
         return total(parts, what=f"{self.name}, split {split}")

@@ -13,6 +13,7 @@ from bathyscope.runs.identity import digest, refuse, same
 from bathyscope.stores.manifests import COMPLETE, OPEN, Manifest, Segment, every, latest, publish
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.receipts import Receipts
+from bathyscope.stores.rows import check_units
 from bathyscope.stores.shards import ArraySpec
 from bathyscope.stores.units import create_segment
 from bathyscope.values import Json, Unit, UnitPlan, Units
@@ -107,14 +108,8 @@ def finish(begun: Begun, facts: Json, *, segments: tuple[Segment, ...] | None = 
 
 
 def _remaining(objects: Objects, segment: Segment) -> Units:
-    done = np.fromiter(Receipts(objects, segment.name).done(), dtype=np.int64)
-    foreign = done[done >= segment.plan.num_units]
-    if len(foreign):
-        raise StoreError(
-            f"{objects.location} has a receipt of unit {foreign.min()} in segment {segment.name}, "
-            f"which has {segment.plan.num_units} units. It was copied there, or the manifest is of "
-            "another run. Nothing was changed: remove that receipt, or restore the manifest."
-        )
+    done = Receipts(objects, segment.name).units()
+    check_units(done, objects, segment)
     missing = np.ones(segment.plan.num_units, dtype=bool)
     missing[done] = False
     return Units(segment.plan, np.flatnonzero(missing))

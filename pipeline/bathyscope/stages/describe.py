@@ -32,7 +32,7 @@ from bathyscope.stores.objects import Objects
 from bathyscope.values import TRAIN, Json, Receipt, Unit
 
 NAME = "describe"
-SEMANTICS = 1
+SEMANTICS = 2
 _BLOCK_ROWS = 8192
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +19,9 @@ from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.stores.manifests import Segment
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.rows import to_disk
+from bathyscope.stores.stored_receipts import StoredReceipts
 from bathyscope.stores.units import write_unit
-from bathyscope.values import Json, Receipt, Unit, UnitPlan
+from bathyscope.values import Json, Unit, UnitPlan
 
 NAME = "encode"
 SEMANTICS = 2
@@ -112,11 +112,12 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     return Outcome(valid=len(rows), shards=shards)
 
 
-def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
+def finish(config: Config, begun: Begun, receipts: StoredReceipts) -> Json:
     """Publish the latents."""
+    counts = receipts.counts
     facts = {
-        "rows": sum(r.valid for r in receipts.values()),
-        "bytes": sum(s.size_bytes for r in receipts.values() for s in r.shards),
+        "rows": int(counts.valid.sum()),
+        "bytes": int(counts.stored_bytes.sum()),
     }
     publish(begun, facts)
     return facts

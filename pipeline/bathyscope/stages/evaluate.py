@@ -33,7 +33,7 @@ from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.values import HELD_OUT, TRAIN, Json, Receipt, Unit, UnitPlan
 
 NAME = "evaluate"
-SEMANTICS = 1
+SEMANTICS = 2
 _CONTROL_ROWS = 200_000
 _BATCH_ROWS = 8192
 

@@ -8,7 +8,6 @@ rows before `store.codec` makes them smaller.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -31,8 +30,9 @@ from bathyscope.stores.codecs import NONE
 from bathyscope.stores.manifests import Segment
 from bathyscope.stores.moments import moments_by_class
 from bathyscope.stores.objects import Objects
+from bathyscope.stores.stored_receipts import StoredReceipts
 from bathyscope.stores.units import encoded, write_unit
-from bathyscope.values import Json, Receipt, Unit, UnitPlan
+from bathyscope.values import Json, Unit, UnitPlan
 
 NAME = "harvest"
 SEMANTICS = 1
@@ -127,12 +127,13 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     )
 
 
-def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
+def finish(config: Config, begun: Begun, receipts: StoredReceipts) -> Json:
     """Publish the store; say how many rows it holds and on what they were made."""
-    kinds = sorted({str(r.writer.get("device", "?")) for r in receipts.values()})
+    counts = receipts.counts
+    kinds = sorted({str(w.get("device", "?")) for w in counts.writers})
     facts = {
-        "rows": sum(r.valid for r in receipts.values()),
-        "bytes": sum(s.size_bytes for r in receipts.values() for s in r.shards),
+        "rows": int(counts.valid.sum()),
+        "bytes": int(counts.stored_bytes.sum()),
         "made_on": kinds,
         "mixed": len(kinds) > 1,
     }

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from bathyscope.config import Config
 from bathyscope.runs.work import Begun, Work
-from bathyscope.values import Json, Moments, Receipt, ShardRecord, Unit
+from bathyscope.stores.stored_receipts import StoredReceipts
+from bathyscope.values import Json, Moments, ShardRecord, Unit
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,6 @@ class Stage(Protocol):
         """Do one unit: shards first; the receipt is stored by the caller."""
         ...
 
-    def finish(self, config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
+    def finish(self, config: Config, begun: Begun, receipts: StoredReceipts) -> Json:
         """Close the artifact: publish its manifest; return the figures to print."""
         ...

@@ -33,7 +33,7 @@ from bathyscope.training.step import TopKStep
 from bathyscope.values import TRAIN, Json, Receipt, Unit, UnitPlan
 
 NAME = "train"
-SEMANTICS = 2
+SEMANTICS = 3
 
 
 @dataclass

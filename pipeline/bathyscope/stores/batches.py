@@ -41,7 +41,7 @@ def list_chunks(
     for unit in reader.units:
         if unit.split != split:
             continue
-        valid = reader.receipts[unit.index].valid
+        valid = reader.receipts.valid(unit.index)
         for start in range(0, valid, chunk_rows):
             stop = min(start + chunk_rows, valid)
             chunks.append(Chunk(reader, unit, start, stop, keep[unit.index][start:stop]))

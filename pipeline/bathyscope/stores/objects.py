@@ -8,6 +8,7 @@ may have done its work all the same: what lies there then decides.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import time
@@ -31,11 +32,13 @@ from bathyscope.errors import MissingArtifact, StoreError
 from bathyscope.stores import files
 from bathyscope.stores.connect import connect, local_path
 from bathyscope.stores.files import Buffer
+from bathyscope.stores.ranges import ObjectFile
 
 __all__ = ["Objects", "local_path"]
 
 # What a local put writes before it takes its name; no listing shows it.
 _TEMPORARY = re.compile(r".*#\d+")
+_READ_AHEAD_BYTES = 2**18
 _PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 
@@ -100,6 +103,17 @@ class Objects:
                 f"Object {key} of {self.location} ends after {start + got} bytes; "
                 f"{start + wanted} were wanted. It was cut short."
             )
+
+    def open(self, key: str) -> io.BufferedReader:
+        """A file object that reads the parts that are asked for. Raises like `get`."""
+        size = self.size(key)
+        if size is None:
+            raise self._missing(key)
+
+        def read(start: int, buffer: memoryview) -> None:
+            self.read_into(key, start, [buffer])
+
+        return io.BufferedReader(ObjectFile(size, read), _READ_AHEAD_BYTES)
 
     def put(self, key: str, data: Buffer | Sequence[Buffer], *, fsync: bool = False) -> None:
         """Write an object whole, replacing what was there. `data` may come in pieces."""

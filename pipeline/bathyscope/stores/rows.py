@@ -1,12 +1,11 @@
 """Reads rows of a segment by unit. Only units with a receipt exist; sizes are checked first.
 
-Every shard that a receipt names is looked up in the listing, with its size, before the first row
-is read, and once more when it is first opened. Every chunk is checked as it is read.
+The size of every shard is compared with its receipt when the shard is first opened; `check_sizes`
+does so for all of them at once. Every chunk is checked as it is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,19 +19,36 @@ from bathyscope.stores.manifests import Segment
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.receipts import Receipts
 from bathyscope.stores.shard_reader import ShardReader
-from bathyscope.values import Receipt, Unit, Units
+from bathyscope.stores.stored_receipts import StoredReceipts
+from bathyscope.values import Unit, Units
+
+# Listing takes a second for some hundred thousand objects; a larger store is checked shard by
+# shard as it is read.
+_CHECKED_AT_ONCE = 20_000
 
 
 class SegmentReader:
-    """One segment, open for reading. Raises `StoreError` when a shard is missing or too short."""
+    """One segment, open for reading. A million units take some 30 MB.
+
+    With few shards all sizes are checked at once. Raises `StoreError` when a shard is missing or
+    has another size, or when a unit was done that the segment does not have.
+    """
 
     def __init__(self, objects: Objects, segment: Segment) -> None:
         self.objects = objects
         self.segment = segment
-        self.receipts: Mapping[int, Receipt] = Receipts(objects, segment.name).all()
-        self.units = Units(segment.plan, list(self.receipts))
+        self.receipts = StoredReceipts(Receipts(objects, segment.name))
+        check_units(self.receipts.units, objects, segment)
+        self.units = Units(segment.plan, self.receipts.units)
         self._arrays: dict[str, ShardReader] = {}
-        self._check_sizes()
+        if self.num_shards <= _CHECKED_AT_ONCE:
+            self.check_sizes()
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of all units that are done."""
+        per_unit = sum(self.segment.rows_per_unit // a.shard_rows for a in self.segment.arrays)
+        return per_unit * len(self.units)
 
     def read(
         self, name: str, unit: Unit, *, start: int = 0, stop: int | None = None
@@ -76,7 +92,7 @@ class SegmentReader:
         return rows.reshape(stop - start, per_item, *rows.shape[1:])
 
     def _count(self, unit: Unit, start: int, stop: int | None) -> int:
-        valid = self.receipts[unit.index].valid
+        valid = self.receipts.valid(unit.index)
         stop = valid if stop is None else min(stop, valid)
         assert start >= 0, (unit, start)
         return max(stop - start, 0)
@@ -104,7 +120,8 @@ class SegmentReader:
             self._arrays[name] = ShardReader(self.objects, spec, self.segment.name, size_of)
         return self._arrays[name]
 
-    def _check_sizes(self) -> None:
+    def check_sizes(self) -> None:
+        """Look up every shard that a receipt names. Raises `StoreError` that names the first."""
         sizes: dict[str, int] = {}
         for spec in self.segment.arrays:
             sizes.update(self.objects.walk(f"{spec.name}/{self.segment.name}"))
@@ -119,9 +136,17 @@ class SegmentReader:
                     )
 
     def _redo(self, unit: int) -> str:
-        return (
-            f"Delete receipt {unit} of segment {self.segment.name} and run the stage again: only "
-            "that unit is redone."
+        command = Receipts(self.objects, self.segment.name).redo_command(unit)
+        return f"Give `{command}`, then run the stage again: only that unit is redone."
+
+
+def check_units(units: npt.NDArray[np.int64], objects: Objects, segment: Segment) -> None:
+    """Raise `StoreError` when one of the sorted units is none of the segment's."""
+    if len(units) and units[-1] >= segment.plan.num_units:
+        raise StoreError(
+            f"{objects.location} has a receipt of unit {units[-1]} in segment {segment.name}, "
+            f"which has {segment.plan.num_units} units. It was copied there, or the manifest is of "
+            "another run. Nothing was changed: remove that receipt, or restore the manifest."
         )
 
 
