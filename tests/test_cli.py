@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 import bathyscope
 from bathyscope import cli
-from bathyscope.command_help import COMMANDS, GROUPS, choices
+from bathyscope.command_help import COMMANDS, GROUPS, OF_A_FOLDER, choices
 from bathyscope.commands import run as runs
 from bathyscope.config import setting_names
 from bathyscope.errors import HookPointError
@@ -52,7 +52,17 @@ def test_help_lists_every_command_with_a_line(capsys: Captured, argv: list[str])
         assert any(line.split(maxsplit=1) == [name, about] for line in lines), name
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", OF_A_FOLDER)
+def test_help_of_a_command_about_a_folder_lists_its_own_settings(
+    capsys: Captured, command: str
+) -> None:
+    lines = [line.strip() for line in told(capsys, command, "--help").splitlines()]
+    assert lines[0].startswith(f"bathyscope {command} ")
+    settings = [line.split()[0] for line in lines[4:]]
+    assert settings == [n for n in setting_names() if n.startswith(f"{command}.")]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in OF_A_FOLDER])
 def test_help_of_a_command_lists_groups_and_every_setting(capsys: Captured, command: str) -> None:
     lines = [line.strip() for line in told(capsys, command, "--help").splitlines()]
     assert COMMANDS[command] in lines
@@ -270,7 +280,7 @@ def test_a_command_runs_its_stages_with_what_was_given(
 
 
 def test_every_command_is_a_stage_or_known() -> None:
-    assert set(COMMANDS) == {"run", "plan", *runs.STAGES}
+    assert set(COMMANDS) == {"run", "plan", "verify", "redo", *runs.STAGES}
 
 
 def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:

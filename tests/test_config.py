@@ -124,7 +124,7 @@ ABOVE_ZERO = [
     "store.streams", "store.window_chunks", "store.lease_s", "cluster.workers",
     "evaluate.control_components", "evaluate.batch_items", "evaluate.resamples",
     "describe.top_examples", "describe.sampled_examples", "describe.bands",
-    "describe.promoted_tokens",
+    "describe.promoted_tokens", "verify.threads",
 ]  # fmt: skip
 NOT_NEGATIVE = [
     "data.min_chars", "data.train_tokens", "data.held_out_tokens", "data.seed",
@@ -132,7 +132,7 @@ NOT_NEGATIVE = [
     "train.seed", "store.items_per_unit", "cluster.threads", "cluster.gpus_per_worker",
     "cluster.max_failures", "evaluate.splice_tokens", "evaluate.train_splice_tokens",
     "evaluate.seed", "describe.examples_per_band", "describe.window_before",
-    "describe.window_after", "describe.seed",
+    "describe.window_after", "describe.seed", "verify.seed",
 ]  # fmt: skip
 
 
@@ -164,7 +164,7 @@ def test_nan_and_infinity_are_no_numbers(name: str, value: float) -> None:
 
 def test_every_number_is_checked() -> None:
     """A new number has to be put in one of the two lists, or here with its own rule."""
-    own_rule = {"data.held_out_share", "data.sequence_length"}
+    own_rule = {"data.held_out_share", "data.sequence_length", "verify.share"}
     # Ray checks it against the memory of the machine.
     foreign = {"cluster.object_store_bytes"}
     numbers = {

@@ -12,16 +12,20 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bathyscope.command_help import all_commands, one_command
+from bathyscope.command_help import OF_A_FOLDER, all_commands, one_command
 from bathyscope.config import Config, setting_names, validate
 from bathyscope.errors import BathyscopeError, ConfigError
 
 INTERRUPTED = 130
 FAILED = 2
+FAULTS = 1
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of `bathyscope`. Exits with 0, 2 for an error that is explained, 130 for ^C."""
+    """Entry point of `bathyscope`.
+
+    Exits with 0, 1 when `verify` finds faults, 2 for an error that is explained, 130 for ^C.
+    """
     sys.exit(run_command(list(sys.argv[1:] if argv is None else argv)))
 
 
@@ -84,6 +88,8 @@ def _dispatch(argv: list[str]) -> int:
         _say(all_commands())
         return 0
     command, overrides = words[0], words[1:]
+    if command in OF_A_FOLDER:
+        overrides = [_setting(word) for word in overrides]
     if "--help" in options or "-h" in options:
         _say(one_command(command))
         return 0
@@ -104,6 +110,15 @@ def _call(command: str, config: Config, resolved: DictConfig, overrides: list[st
 
         _say("\n".join(plan(config)["lines"]))
         return 0
+    if command == "verify":
+        from bathyscope.commands.verify import verify
+
+        return 0 if verify(config, _say) else FAULTS
+    if command == "redo":
+        from bathyscope.commands.redo import redo
+
+        redo(config, _say)
+        return 0
     record: Any = OmegaConf.to_container(resolved, resolve=True)
     stages = runs.STAGES if command == "run" else (command,)
     runs.run(
@@ -116,6 +131,14 @@ def _call(command: str, config: Config, resolved: DictConfig, overrides: list[st
     if command in ("run", "evaluate", "report"):
         _say(runs.summary(config))
     return 0
+
+
+def _setting(word: str) -> str:
+    """A word of the command line as a setting: a bare path or URL is that of the run."""
+    if "=" in word or word.startswith(("~", "+")):
+        return word
+    # Quoted for Hydra's grammar, as in `_search_path`.
+    return "url='{}'".format(word.replace("'", "\\'"))
 
 
 def _config_dir(options: list[str]) -> str | None:

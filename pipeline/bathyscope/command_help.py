@@ -6,7 +6,7 @@ from dataclasses import Field, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import resources
 
-from bathyscope.config import Config
+from bathyscope.config import Config, RedoConfig, VerifyConfig
 from bathyscope.errors import ConfigError
 
 COMMANDS = {
@@ -19,6 +19,13 @@ COMMANDS = {
     "evaluate": "reconstruction and spliced-model figures, with controls",
     "describe": "densities, examples and promoted tokens of every latent",
     "report": "a static page that opens from disk",
+    "verify": "compares a run with its receipts, byte by byte; changes nothing",
+    "redo": "takes receipts back, so that their units are done again",
+}
+# These take the folder that they are about, and settings of their own alone.
+OF_A_FOLDER = {
+    "verify": ("bathyscope verify RUN [key=value …]", VerifyConfig),
+    "redo": ("bathyscope redo ARTIFACT redo.segment=… redo.units=[…]", RedoConfig),
 }
 GROUPS = ("model", "data", "hooks", "dictionary", "train", "store", "cluster", "experiment")
 
@@ -44,6 +51,9 @@ def one_command(command: str) -> str:
         raise ConfigError(
             f"There is no command {command!r}.{hint} Commands: {', '.join(COMMANDS)}."
         )
+    if command in OF_A_FOLDER:
+        usage, kind = OF_A_FOLDER[command]
+        return "\n".join([usage, "", COMMANDS[command], "", *_settings(kind, f"{command}.")])
     lines = [f"bathyscope {command} group=choice key=value …", "", COMMANDS[command], "", "Groups"]
     lines += [f"  {group:11s} {', '.join(choices(group))}" for group in GROUPS]
     lines += ["", "Settings", *_settings(Config)]

@@ -161,6 +161,25 @@ class DescribeConfig:
 
 
 @dataclass
+class VerifyConfig:
+    """How thoroughly `bathyscope verify` checks a run."""
+
+    share: float = option(1.0, "share of the shards whose bytes are read; sizes are checked of all")
+    seed: int = option(0, "which shards these are")
+    threads: int = option(2, "shards that are read at once")
+
+
+@dataclass
+class RedoConfig:
+    """What `bathyscope redo` takes back; url is the folder of the artifact."""
+
+    segment: str | None = option(None, "segment, as `bathyscope verify` names it")
+    units: list[int] = option([], "units that are to be done again")
+    packs: list[int] = option([], "packs of receipts that cannot be read")
+    reason: str = option("taken back by hand", "kept beside the receipts in quarantine/")
+
+
+@dataclass
 class Config:
     """A run: one folder, and everything that decides what is in it."""
 
@@ -176,6 +195,8 @@ class Config:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     describe: DescribeConfig = field(default_factory=DescribeConfig)
+    verify: VerifyConfig = field(default_factory=VerifyConfig)
+    redo: RedoConfig = field(default_factory=RedoConfig)
 
     @property
     def hook(self) -> str:
@@ -211,6 +232,11 @@ def validate(config: Config) -> None:
         raise ConfigError(
             f"data.held_out_share is {config.data.held_out_share}. A share between 0 and 1 is "
             "wanted: every figure is reported on held-out documents."
+        )
+    if not 0 <= config.verify.share <= 1:
+        raise ConfigError(
+            f"verify.share is {config.verify.share}. A share from 0 (sizes and receipts only) to 1 "
+            "(every byte) is wanted."
         )
     if config.data.sequence_length < 3:
         raise ConfigError(
@@ -268,6 +294,7 @@ def _positive(config: Config) -> None:
         "describe.sampled_examples",
         "describe.bands",
         "describe.promoted_tokens",
+        "verify.threads",
     ):
         value = _value(config, name)
         # NaN compares false with everything, so the accepted range is what is asked for.
@@ -297,6 +324,7 @@ def _not_negative(config: Config) -> None:
         "describe.window_before",
         "describe.window_after",
         "describe.seed",
+        "verify.seed",
     ):
         value = _value(config, name)
         if not 0 <= value < math.inf:

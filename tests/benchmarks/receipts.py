@@ -112,13 +112,14 @@ def main() -> None:
 def measure(url: str, count: int) -> dict[str, Any]:
     """All figures of one store."""
     receipts = Receipts(Objects(url), "seg")
+    made = [g for g in range(count // GROUP) if receipts.packs.number(g) == 0]
     with ProcessPoolExecutor() as pool:
-        list(pool.map(partial(make, url), range(count // GROUP)))
-    print(f"{count:,} receipts made", flush=True)
+        list(pool.map(partial(make, url), made))
+    print(f"{len(made) * GROUP:,} receipts made", flush=True)
     start = time.perf_counter()
     assert len(receipts.units()) == count
     list_s = time.perf_counter() - start
-    print(f"listed one by one in {list_s:.1f} s", flush=True)
+    print(f"listed in {list_s:.1f} s", flush=True)
     start = time.perf_counter()
     packs = compact(receipts, UnitPlan((("train", 0, count),), 1))
     compact_s = time.perf_counter() - start

@@ -55,7 +55,7 @@ def everything(receipts):
         stored.units.tolist(),
         counts.valid.tolist(),
         counts.stored_bytes.tolist(),
-        counts.writers,
+        stored.written_by("host"),
         totals,
     )
 
@@ -112,7 +112,7 @@ def test_an_empty_segment_has_nothing_to_pack():
     receipts = Receipts(Objects("memory://compaction-empty"), "seg")
 
     assert compact(receipts, PLAN) == 0
-    assert everything(receipts) == ([], [], [], (), [])
+    assert everything(receipts) == ([], [], [], set(), [])
 
 
 def test_a_worker_that_comes_late_with_the_same_result_finds_it_packed(receipts):

@@ -130,7 +130,7 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
 def finish(config: Config, begun: Begun, receipts: StoredReceipts) -> Json:
     """Publish the store; say how many rows it holds and on what they were made."""
     counts = receipts.counts
-    kinds = sorted({str(w.get("device", "?")) for w in counts.writers})
+    kinds = sorted(receipts.written_by("device"))
     facts = {
         "rows": int(counts.valid.sum()),
         "bytes": int(counts.stored_bytes.sum()),

@@ -13,7 +13,6 @@ Beside a pack lie the sums of its receipts, which are large and seldom wanted: u
 from __future__ import annotations
 
 import io
-import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,7 +34,7 @@ from bathyscope.stores.pack_tables import (
     to_moments,
     to_parquet,
 )
-from bathyscope.values import Json, Moments, Receipt
+from bathyscope.values import Moments, Receipt
 
 GROUP = 1000
 """Units of a pack."""
@@ -134,18 +133,18 @@ class Pack:
         self.group = group
         self._objects = objects
 
-    def counts(self) -> tuple[Ints, Ints, tuple[Json, ...]]:
-        """Valid rows [GROUP], bytes of the shards [GROUP] and the distinct writers.
-
-        Reads these columns only.
-        """
-        columns = ["unit", "valid", "stored_bytes", "writer"]
-        with _explained(self._objects, self.key), self._objects.open(self.key) as file:
-            table = pq.read_table(file, columns=columns, page_checksum_verification=True)
+    def counts(self) -> tuple[Ints, Ints]:
+        """Valid rows [GROUP] and bytes of the shards [GROUP]. Reads these columns only."""
+        table = self._columns("unit", "valid", "stored_bytes")
         self._check_units(table)
-        writers = table.column("writer").unique().to_pylist()
-        numbers = [table.column(name).to_numpy() for name in ("valid", "stored_bytes")]
-        return numbers[0], numbers[1], tuple(json.loads(w) for w in writers)
+        # Copies: views would hold the buffers of the whole table.
+        return table.column("valid").to_numpy().copy(), table.column(
+            "stored_bytes"
+        ).to_numpy().copy()
+
+    def writers(self) -> set[str]:
+        """The distinct writers, as JSON. Reads this column only."""
+        return set(self._columns("writer").column("writer").unique().to_pylist())
 
     def receipt(self, unit: int) -> Receipt:
         """The receipt of a unit of the group."""
@@ -184,6 +183,11 @@ class Pack:
         names = self._table.schema.metadata or {}
         with _explained(self._objects, self.key):
             return {name: names[name.encode()].decode() for name in ("moments", "totals")}
+
+    def _columns(self, *names: str) -> pa.Table:
+        with _explained(self._objects, self.key), self._objects.open(self.key) as file:
+            parquet = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
+            return parquet.read(list(names), use_threads=False)
 
     def _sums(self, start: int, stop: int) -> dict[int, dict[str, dict[int, Moments]]]:
         """Unit -> array -> mask class -> sums. Only row groups that hold the units are read."""

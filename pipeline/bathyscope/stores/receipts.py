@@ -7,6 +7,7 @@ when its receipt lies there or in the pack that counts.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -123,10 +124,7 @@ class Receipts:
 
     def redo_command(self, *units: int) -> str:
         """What a person types to have units done again."""
-        listed = ",".join(map(str, units))
-        return (
-            f"bathyscope redo url={self.objects.location} segment={self.segment} units=[{listed}]"
-        )
+        return redo_command(self.objects.location, self.segment, units=units)
 
     def void_pack(self, group: int, reason: str) -> bool:
         """Take back a whole pack that cannot be read; False when the group has none.
@@ -206,6 +204,17 @@ class Receipts:
             f"{self.key(unit)} of {self.objects.location} {what}. Nothing of the unit was read. "
             f"Give `{self.redo_command(unit)}`, then run the stage again: only that unit is redone."
         )
+
+
+def redo_command(
+    location: str, segment: str, *, units: Sequence[int] = (), packs: Sequence[int] = ()
+) -> str:
+    """What a person types to have units, or all units of packs, done again."""
+    words = ["bathyscope", "redo", location, f"redo.segment={segment}"]
+    for name, numbers in (("units", units), ("packs", packs)):
+        if numbers:
+            words.append(f"redo.{name}=[{','.join(map(str, numbers))}]")
+    return shlex.join(words)
 
 
 def merged(loose: npt.NDArray[np.int64], groups: Sequence[int]) -> npt.NDArray[np.int64]:

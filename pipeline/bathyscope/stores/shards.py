@@ -121,6 +121,22 @@ def open_array(objects: Objects, segment: str, name: str) -> Any:
     return zarr.open_array(objects.zarr(), path=objects.key(f"{name}/{segment}"), mode="r")
 
 
+def metadata_fault(objects: Objects, segment: str, spec: ArraySpec, *, capacity: int) -> str | None:
+    """What other readers would find wrong with the array's metadata, or None."""
+    try:
+        array = open_array(objects, segment, spec.name)
+    except FileNotFoundError:
+        return "is not there"
+    # Whatever zarr makes of a damaged file: it has no one error for it.
+    except Exception as error:
+        return f"cannot be opened: {type(error).__name__}: {error}"
+    found = (array.shape, str(array.dtype), array.chunks, array.shards)
+    rows = ((n, *spec.row_shape) for n in (capacity, spec.chunk_rows, spec.shard_rows))
+    shape, chunks, shards = rows
+    wanted = (shape, spec.dtype, chunks, shards)
+    return None if found == wanted else f"says {found}; the manifest says {wanted}"
+
+
 @dataclass(frozen=True)
 class Assembled:
     """The bytes of one shard, in pieces that share memory with its rows."""

@@ -23,7 +23,7 @@ from bathyscope.errors import StoreError
 from bathyscope.stores.pack_tables import Totals, add_totals
 from bathyscope.stores.packs import GROUP, LaterMoments, Pack
 from bathyscope.stores.receipts import THREADS, Receipts, merged
-from bathyscope.values import Json, Moments, Receipt, UnitPlan
+from bathyscope.values import Moments, Receipt, UnitPlan
 
 _CACHED_PACKS = 4
 _CACHED_RECEIPTS = 2048
@@ -42,8 +42,6 @@ class Counts:
     """Valid rows [n]."""
     stored_bytes: Ints
     """Bytes of the shards [n]."""
-    writers: tuple[Json, ...]
-    """The distinct writers."""
 
 
 class StoredReceipts(Mapping[int, Receipt]):
@@ -81,17 +79,18 @@ class StoredReceipts(Mapping[int, Receipt]):
 
     @cached_property
     def counts(self) -> Counts:
-        """Valid rows, bytes and writers of all units, several requests at a time."""
+        """Valid rows and bytes of all units, several requests at a time."""
+        empty = Counts(*(np.empty(0, dtype=np.int64),) * 3)
         with ThreadPoolExecutor(THREADS) as pool:
-            parts = list(pool.map(self._group_counts, self._groups()))
-        parts = parts or [Counts(*(np.empty(0, dtype=np.int64),) * 3, ())]
-        writers = sorted({json.dumps(w, sort_keys=True) for p in parts for w in p.writers})
-        return Counts(
-            self.units,
-            np.concatenate([p.valid for p in parts]),
-            np.concatenate([p.stored_bytes for p in parts]),
-            tuple(map(json.loads, writers)),
-        )
+            parts = list(pool.map(self._group_counts, self._groups())) or [empty]
+        valid, stored = ([getattr(p, n) for p in parts] for n in ("valid", "stored_bytes"))
+        return Counts(self.units, np.concatenate(valid), np.concatenate(stored))
+
+    def written_by(self, field: str) -> set[str]:
+        """The distinct values of a field of the writers, such as `device`."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = pool.map(lambda group: self._group_writers(group, field), self._groups())
+            return set().union(*found)
 
     def valid(self, unit: int) -> int:
         """Valid rows of a unit that is done."""
@@ -117,8 +116,8 @@ class StoredReceipts(Mapping[int, Receipt]):
 
     def _group_counts(self, group: int) -> Counts:
         if group in self._numbers:
-            valid, stored, writers = self._open(group).counts()
-            return Counts(np.arange(group * GROUP, (group + 1) * GROUP), valid, stored, writers)
+            units = np.arange(group * GROUP, (group + 1) * GROUP)
+            return Counts(units, *self._open(group).counts())
         receipts = self._load_group(group)
         for receipt in receipts:
             self._cache.get(receipt.unit, partial(self._lean, receipt))
@@ -126,8 +125,13 @@ class StoredReceipts(Mapping[int, Receipt]):
             np.array([r.unit for r in receipts]),
             np.array([r.valid for r in receipts]),
             np.array([sum(s.size_bytes for s in r.shards) for r in receipts]),
-            tuple(dict(r.writer) for r in receipts),
         )
+
+    def _group_writers(self, group: int, field: str) -> set[str]:
+        if group in self._numbers:
+            return {str(json.loads(w).get(field, "?")) for w in self._open(group).writers()}
+        units = self.units[self.units // GROUP == group].tolist()
+        return {str(self[unit].writer.get(field, "?")) for unit in units}
 
     def _load_group(self, group: int) -> list[Receipt]:
         low, high = np.searchsorted(self._loose, [group * GROUP, (group + 1) * GROUP])
