@@ -51,3 +51,35 @@ def test_a_full_disk_is_explained_and_leaves_nothing(tmp_path, monkeypatch, call
     with pytest.raises(StoreError, match=r"c\.0 .* No space left on device\. Check free space"):
         objects.create("seg/c.0", b"data", fsync=True)
     assert os.listdir(tmp_path / "seg") == []
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_a_writer_whose_temporary_file_was_swept_is_told(tmp_path, monkeypatch, create):
+    path = tmp_path / "x"
+    close = os.close
+
+    def swept(descriptor):
+        close(descriptor)
+        for temporary in tmp_path.glob("x#*"):
+            temporary.unlink()
+
+    monkeypatch.setattr(files.os, "close", swept)
+
+    with pytest.raises(OSError, match="x was being written when another run finished here"):
+        files.write(path, [b"1"], create=create, fsync=False)
+
+
+def test_a_swept_writer_finds_what_another_one_created(tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    close = os.close
+
+    def swept(descriptor):
+        close(descriptor)
+        for temporary in tmp_path.glob("x#*"):
+            temporary.unlink()
+        path.write_bytes(b"2")
+
+    monkeypatch.setattr(files.os, "close", swept)
+
+    assert not files.write(path, [b"1"], create=True, fsync=False)
+    assert path.read_bytes() == b"2"

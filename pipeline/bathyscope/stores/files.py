@@ -32,10 +32,16 @@ def write(path: Path, pieces: Sequence[Buffer], *, create: bool, fsync: bool) ->
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        if create and not _link(temporary, path):
-            return False
-        if not create:
-            os.replace(temporary, path)
+        try:
+            if create and not _link(temporary, path):
+                return False
+            if not create:
+                os.replace(temporary, path)
+        except FileNotFoundError:
+            # Another run finished here, and swept, while this process slept.
+            if create and path.exists():
+                return False
+            raise _swept(path) from None
     finally:
         # Gone already when it took its name.
         with suppress(FileNotFoundError):
@@ -83,6 +89,10 @@ def _open_new(path: Path) -> int:
         except FileNotFoundError:
             # The first file of its folder; a sweep may also have just removed an empty one.
             path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _swept(path: Path) -> OSError:
+    return OSError(f"{path.name} was being written when another run finished here and swept up")
 
 
 def _link(temporary: Path, path: Path) -> bool:
