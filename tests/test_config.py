@@ -129,7 +129,8 @@ ABOVE_ZERO = [
 NOT_NEGATIVE = [
     "data.min_chars", "data.train_tokens", "data.held_out_tokens", "data.seed",
     "dictionary.num_latents", "train.warmup_share", "train.decay_share", "train.auxk_weight",
-    "train.seed", "store.items_per_unit", "cluster.threads", "cluster.gpus_per_worker",
+    "train.seed", "store.items_per_unit", "store.memory_bytes", "cluster.threads",
+    "cluster.gpus_per_worker",
     "cluster.max_failures", "evaluate.splice_tokens", "evaluate.train_splice_tokens",
     "evaluate.seed", "describe.examples_per_band", "describe.window_before",
     "describe.window_after", "describe.seed", "verify.seed",

@@ -114,6 +114,9 @@ class StoreConfig:
     shard_bytes: int = option(256 * 2**20, "largest shard, the unit of writing")
     streams: int = option(128, "virtual streams of a shuffled read; fewer with few chunks")
     window_chunks: int = option(16, "chunks of a stream that are shuffled together")
+    memory_bytes: int = option(
+        2 * 2**30, "training rows that take no more than this are kept in memory; 0 keeps none"
+    )
     codec: str = option(
         "none", "activations on disk: none, zstd_bitshuffle (loses nothing), int8 or fp8 (half)"
     )
@@ -314,6 +317,7 @@ def _not_negative(config: Config) -> None:
         "train.auxk_weight",
         "train.seed",
         "store.items_per_unit",
+        "store.memory_bytes",
         "cluster.threads",
         "cluster.gpus_per_worker",
         "cluster.max_failures",

@@ -46,7 +46,8 @@ from bathyscope.runs.run import Run
 from bathyscope.stages.masks import kept
 from bathyscope.stages.model import load_tail
 from bathyscope.stages.train import num_latents
-from bathyscope.stores.batches import ShuffledBatches, list_chunks
+from bathyscope.stores.batches import ShuffledBatches
+from bathyscope.stores.chunks import Chunks, Part
 from bathyscope.stores.codecs import CODECS, NONE, ZSTD, is_per_row, stored_dtype
 from bathyscope.stores.manifests import Segment
 from bathyscope.stores.moments import moments
@@ -58,7 +59,7 @@ from bathyscope.stores.units import create_segment, encoded, write_unit
 from bathyscope.training.initial import initial_topk
 from bathyscope.training.loop import Plan, train
 from bathyscope.training.step import TopKStep
-from bathyscope.values import HELD_OUT, TRAIN, Receipt, UnitPlan
+from bathyscope.values import HELD_OUT, TRAIN, Receipt, Unit, UnitPlan
 from bench import arguments, conclude, folder
 
 CHUNK_ROWS = 1024
@@ -232,12 +233,14 @@ def trained(data: Data, codec: str, seed: int, config: Config, base: Path) -> To
         return from_files(*((kept_at / name).read_bytes() for name in names))
     segment = segment_of(data, codec)
     reader = SegmentReader(Objects(str(base / f"store-{data.name}-{codec}")), segment)
-    keep = {u.index: (~data.sinks[u.start : u.stop]).numpy() for u in reader.units}
-    chunks = list_chunks(reader, "x", split=TRAIN, keep=keep)
+
+    def no_sink(unit: Unit) -> Any:
+        return (~data.sinks[unit.start : unit.stop]).numpy()
+
+    chunks = Chunks([Part(reader, ["x"], split=TRAIN, keep=no_sink)])
     settings = config.train
     batches = ShuffledBatches(
         chunks,
-        name="x",
         batch_rows=settings.batch_rows,
         streams=config.store.streams,
         window_chunks=config.store.window_chunks,

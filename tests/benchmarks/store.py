@@ -27,7 +27,8 @@ import torch
 import xxhash
 from torch import Tensor
 
-from bathyscope.stores.batches import ShuffledBatches, list_chunks
+from bathyscope.stores.batches import ShuffledBatches
+from bathyscope.stores.chunks import Chunks, Part
 from bathyscope.stores.manifests import Segment
 from bathyscope.stores.moments import moments
 from bathyscope.stores.objects import Objects
@@ -155,11 +156,8 @@ def measure_batches(base: Path, units: int) -> dict[str, float]:
     """An epoch of shuffled batches, against batches of random rows through zarr-python."""
     objects = Objects(str(base / "ours"))
     reader = SegmentReader(objects, segment_of(units))
-    keep = {unit.index: np.ones(UNIT_ROWS, dtype=bool) for unit in reader.units}
-    chunks = list_chunks(reader, "resid", split="train", keep=keep)
-    batches = ShuffledBatches(
-        chunks, name="resid", batch_rows=BATCH_ROWS, streams=32, window_chunks=4
-    )
+    chunks = Chunks([Part(reader, ["resid"], split="train")])
+    batches = ShuffledBatches(chunks, batch_rows=BATCH_ROWS, streams=32, window_chunks=4)
     steps = batches.num_steps(0, 0)
     forget(base / "ours")
     start = time.perf_counter()

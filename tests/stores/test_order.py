@@ -199,8 +199,26 @@ def test_the_order_is_pinned():
     # A change here changes the rows of every stored run: raise SEMANTICS of the train stage.
     order = EpochOrder(np.full(8, 2), 7, 1, batch_rows=4, num_streams=2, window_chunks=2)
 
-    assert rows_of(order, order.shares(0)) == [(1, 1), (6, 1), (3, 1), (3, 0)]
+    assert rows_of(order, order.shares(0)) == [(1, 1), (6, 1), (3, 0), (3, 1)]
     assert rows_of(order, order.shares(3)) == [(7, 1), (7, 0), (5, 1), (5, 0)]
+
+
+def test_first_windows_differ_so_that_streams_turn_over_at_different_steps():
+    order = even(256, num_streams=4, batch_rows=8, window_chunks=8)
+
+    turns = [
+        sum(s.window.index > 0 and s.start == 0 for s in order.shares(t))
+        for t in range(order.num_steps)
+    ]
+
+    assert [len(order.shares(0)[s].window.chunks) for s in range(4)] == [8, 6, 4, 2]
+    assert max(turns) == 1
+
+
+def test_a_stream_shorter_than_its_first_window_is_one_window():
+    order = EpochOrder(np.array([3, 3]), 0, 0, batch_rows=2, num_streams=2, window_chunks=8)
+
+    assert [[len(s.window.chunks) for s in order.shares(t)] for t in range(3)] == [[1, 1]] * 3
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_both_settings():

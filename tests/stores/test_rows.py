@@ -163,7 +163,7 @@ def test_a_shard_of_another_size_is_named_before_any_read(
     text = str(caught.value)
     assert f"Shard {key} of {objects.location} has {said}" in text
     assert "its receipt says 68" in text
-    assert "segment=seg units=[1]`, then run the stage again" in text
+    assert "redo.segment=seg 'redo.units=[1]'`, then run the stage again" in text
 
 
 def test_a_damaged_unit_without_a_receipt_troubles_nobody(

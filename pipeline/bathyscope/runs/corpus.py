@@ -100,6 +100,6 @@ class Corpus:
 
     def _overlapping(self, start: int, stop: int) -> Iterator[tuple[SegmentReader, Any]]:
         for reader in self._readers:
-            for unit in reader.units:
-                if unit.start < stop and start < unit.stop:
+            for unit in reader.segment.plan.overlapping(start, stop):
+                if unit.index in reader.receipts:
                     yield reader, unit

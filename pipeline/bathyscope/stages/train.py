@@ -33,7 +33,7 @@ from bathyscope.training.step import TopKStep
 from bathyscope.values import TRAIN, Json, Receipt, Unit, UnitPlan
 
 NAME = "train"
-SEMANTICS = 3
+SEMANTICS = 4
 
 
 @dataclass
@@ -96,6 +96,7 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
         batch_rows=config.train.batch_rows,
         streams=config.store.streams,
         window_chunks=config.store.window_chunks,
+        memory_bytes=config.store.memory_bytes,
     )
     dictionary = initial_topk(
         d_in=rows.width,
@@ -168,7 +169,8 @@ def _train(
             guard.check()
         guard.progress(done / total, f"FVU {f.fvu:.3f}  dead {100 * f.dead_share:.1f} %")
 
-    return train(step, batches, plan=plan, report=report)
+    device = dictionary.W_enc.device
+    return train(step, batches, plan=plan, device=device, report=report)
 
 
 def _store(context: Context, dictionary: TopK, curve: list[Point], facts: Json) -> Outcome:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,39 +11,10 @@ import torch
 from torch import Tensor
 
 from bathyscope.errors import StoreError
+from bathyscope.stores.chunks import Chunks
 from bathyscope.stores.order import EpochOrder, Share, Window, check_ranks, choose_streams
-from bathyscope.stores.rows import SegmentReader
-from bathyscope.values import Unit
 
 _WindowKey = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """One chunk of rows and which of them pass the filter."""
-
-    reader: SegmentReader
-    unit: Unit
-    start: int
-    stop: int
-    keep: npt.NDArray[np.bool_]
-    """[stop - start]"""
-
-
-def list_chunks(
-    reader: SegmentReader, name: str, *, split: str, keep: dict[int, npt.NDArray[np.bool_]]
-) -> list[Chunk]:
-    """The chunks of one split of a segment. `keep` maps a unit to its row filter [valid]."""
-    chunk_rows = reader.segment.array(name).chunk_rows
-    chunks = []
-    for unit in reader.units:
-        if unit.split != split:
-            continue
-        valid = reader.receipts.valid(unit.index)
-        for start in range(0, valid, chunk_rows):
-            stop = min(start + chunk_rows, valid)
-            chunks.append(Chunk(reader, unit, start, stop, keep[unit.index][start:stop]))
-    return chunks
 
 
 class _Rows(NamedTuple):
@@ -59,34 +28,37 @@ class ShuffledBatches:
     """Batches whose content depends on (seed, epoch, step) only.
 
     `rank` of `world` gets its part of each batch: the parts of all ranks, one after the other, are
-    the batch of a single one. Windows are kept from one batch to the next: memory is
-    `streams * window_chunks / world` chunks, twice while one window gives way to the next.
+    the batch of a single one. Windows are kept from one batch to the next: memory is about
+    `streams * window_chunks / world` chunks. Where the rows of all chunks take no more than
+    `memory_bytes`, they are kept as well, and every chunk is read once.
     """
 
     def __init__(
         self,
-        chunks: Sequence[Chunk],
+        chunks: Chunks,
         *,
-        name: str,
         batch_rows: int,
         streams: int = 128,
         window_chunks: int = 16,
         rank: int = 0,
         world: int = 1,
+        memory_bytes: int = 0,
     ) -> None:
-        self._chunks = list(chunks)
-        self._name = name
-        self._sizes = np.array([int(c.keep.sum()) for c in self._chunks], dtype=np.int64)
-        self.num_rows = int(self._sizes.sum())
+        self.chunks = chunks
+        self._sizes = chunks.sizes
+        self.num_rows = int(self._sizes.sum(dtype=np.int64))
         if self.num_rows < batch_rows:
             raise StoreError(
-                f"There are {self.num_rows} training rows of {name}; a batch needs {batch_rows}. "
-                "Harvest more tokens (data.num_tokens) or choose a smaller train.batch_rows."
+                f"There are {self.num_rows} training rows of {chunks.name}; a batch needs "
+                f"{batch_rows}. Harvest more tokens (data.num_tokens) or choose a smaller "
+                "train.batch_rows."
             )
         self.batch_rows = batch_rows
         self.num_streams = _num_streams(self._sizes, wanted=streams, batch_rows=batch_rows)
         check_ranks(self.num_streams, world)
         self.window_chunks = window_chunks
+        self.in_memory = self.num_rows * chunks.width * chunks.dtype.itemsize <= memory_bytes
+        self._kept: dict[int, Tensor] = {}
         self._part = {"rank": rank, "world": world}
         self._windows: dict[_WindowKey, _Rows] = {}
         self._orders: OrderedDict[tuple[int, int], EpochOrder] = OrderedDict()
@@ -96,7 +68,7 @@ class ShuffledBatches:
         return self._order(seed, epoch).num_steps
 
     def batch(self, seed: int, epoch: int, step: int) -> Tensor:
-        """Rows [batch_rows / world, d] in their logical dtype."""
+        """Rows [batch_rows / world, Σ d] in their logical dtype."""
         order = self._order(seed, epoch)
         shares = order.shares(step, **self._part)
         used: dict[_WindowKey, _Rows] = {}
@@ -105,6 +77,18 @@ class ShuffledBatches:
             used[key] = self._window(order, share.window)
         self._windows = used
         return self._gather(shares, list(used.values()))
+
+    def origins(self, seed: int, epoch: int, step: int) -> npt.NDArray[np.int64]:
+        """Where the rows of that batch come from: part, item and position [rows, 3].
+
+        Reads no rows. `part` counts `chunks.parts`.
+        """
+        order = self._order(seed, epoch)
+        found = []
+        for share in order.shares(step, **self._part):
+            rows = self.chunks.items_and_positions(share.window.chunks)
+            found.append(rows[order.permutation(share.window)[share.start : share.stop]])
+        return np.concatenate(found)
 
     def _gather(self, shares: list[Share], windows: list[_Rows]) -> Tensor:
         first = windows[0].rows
@@ -131,34 +115,23 @@ class ShuffledBatches:
         key = (order.seed, order.epoch, window.stream, window.index)
         if key in self._windows:
             return self._windows[key]
-        rows = self._read([self._chunks[c] for c in window.chunks])
+        rows = self._read(window.chunks)
         return _Rows(rows, torch.from_numpy(order.permutation(window)))
 
-    def _read(self, chunks: list[Chunk]) -> Tensor:
-        """The rows of chunks that pass the filter, read straight into their place."""
-        spec = chunks[0].reader.segment.array(self._name)
-        kept = sum(int(c.keep.sum()) for c in chunks)
-        rows = torch.empty(kept, *spec.row_shape, dtype=getattr(torch, spec.logical_dtype))
-        done = 0
-        for chunk in chunks:
-            count = int(chunk.keep.sum())
-            part = rows[done : done + count]
-            if count == chunk.stop - chunk.start:
-                chunk.reader.read_into(self._name, chunk.unit, chunk.start, part)
-            else:
-                found = chunk.reader.read_tensor(
-                    self._name, chunk.unit, start=chunk.start, stop=chunk.stop
-                )
-                torch.index_select(found, 0, torch.from_numpy(np.flatnonzero(chunk.keep)), out=part)
-            done += count
-        return rows
+    def _read(self, numbers: npt.NDArray[np.int64]) -> Tensor:
+        if not self.in_memory:
+            return self.chunks.read(numbers)
+        for number in numbers.tolist():
+            if number not in self._kept:
+                self._kept[number] = self.chunks.read(np.array([number]))
+        return torch.cat([self._kept[number] for number in numbers.tolist()])
 
 
-def _num_streams(sizes: npt.NDArray[np.int64], *, wanted: int, batch_rows: int) -> int:
+def _num_streams(sizes: npt.NDArray[np.uint32], *, wanted: int, batch_rows: int) -> int:
     # A filter may leave a stream too few rows for one share of a batch, and then no epoch would
     # have a step. The chunks with the fewest rows stand for the worst deal, whatever the seed.
     streams = choose_streams(len(sizes), wanted=wanted, batch_rows=batch_rows)
-    fewest = np.cumsum(np.sort(sizes))
+    fewest = np.cumsum(np.sort(sizes), dtype=np.int64)
     while streams > 1 and fewest[len(sizes) // streams - 1] < batch_rows // streams:
         streams = choose_streams(len(sizes), wanted=streams // 2, batch_rows=batch_rows)
     return streams

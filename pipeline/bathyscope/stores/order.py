@@ -5,14 +5,17 @@ chunks, and the rows of a window are permuted. A batch takes an equal share of e
 stream order. Any step is reached by reading at most two windows per stream; ranks own whole
 streams, so the rows of a step do not depend on how many ranks share the work.
 
-Sizes are kept per chunk: 10⁹ chunks cost 8 GB, so a store of that size is read a few segments
-at a time.
+The first window of a stream is shorter, by another number of chunks for each stream, so that
+streams do not all need their next window at the same step.
+
+One count and one place are kept per chunk, 8 bytes together: 2·10⁹ chunks take 16 GB.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +51,7 @@ class EpochOrder:
     `sizes` [chunks] counts the rows of each chunk that pass the filter.
     """
 
-    sizes: Ints
+    sizes: npt.NDArray[np.integer[Any]]
     seed: int
     epoch: int
     batch_rows: int
@@ -66,7 +69,7 @@ class EpochOrder:
     def num_steps(self) -> int:
         """Whole batches in the epoch: the shortest stream decides, the rest is left out."""
         share = self.batch_rows // self.num_streams
-        return int(min(self.sizes[s].sum() for s in self._streams) // share)
+        return min(int(edges[-1]) for edges in self._edges) // share
 
     def shares(self, step: int, *, rank: int = 0, world: int = 1) -> list[Share]:
         """What each stream of a rank gives to a step, in stream order.
@@ -88,22 +91,34 @@ class EpochOrder:
     def permutation(self, window: Window) -> Ints:
         """The order of the rows of a window."""
         generator = np.random.default_rng([self.seed, self.epoch, 1, window.stream, window.index])
-        return generator.permutation(int(self.sizes[window.chunks].sum()))
+        return generator.permutation(int(self.sizes[window.chunks].sum(dtype=np.int64)))
 
     @cached_property
-    def _streams(self) -> list[Ints]:
-        chunks = np.random.default_rng([self.seed, self.epoch, 0]).permutation(len(self.sizes))
+    def _streams(self) -> list[Any]:
+        count = len(self.sizes)
+        chunks = np.arange(count, dtype=np.uint32 if count < 2**32 else np.int64)
+        np.random.default_rng([self.seed, self.epoch, 0]).shuffle(chunks)
         return [chunks[s :: self.num_streams] for s in range(self.num_streams)]
 
     @cached_property
     def _edges(self) -> list[Ints]:
         """Per stream, the row at which each window begins, and the end."""
         edges = []
-        for chunks in self._streams:
-            ends = np.concatenate([[0], np.cumsum(self.sizes[chunks])])
-            cuts = [*range(0, len(chunks), self.window_chunks), len(chunks)]
-            edges.append(ends[cuts].astype(np.int64))
+        for stream, chunks in enumerate(self._streams):
+            cuts = self._cuts(stream, len(chunks))
+            rows = np.zeros(len(cuts), dtype=np.int64)
+            if len(chunks):
+                np.add.reduceat(self.sizes[chunks], cuts[:-1], dtype=np.int64, out=rows[1:])
+            edges.append(np.cumsum(rows))
         return edges
+
+    def _cuts(self, stream: int, count: int) -> Ints:
+        """The place in a stream at which each window begins, and the end."""
+        later = range(self._first_window(stream), count, self.window_chunks)
+        return np.array([0, *later, count] if count else [0], dtype=np.int64)
+
+    def _first_window(self, stream: int) -> int:
+        return self.window_chunks - stream * self.window_chunks // self.num_streams
 
     def _cut(self, stream: int, start: int, stop: int) -> list[Share]:
         edges = self._edges[stream]
@@ -119,8 +134,9 @@ class EpochOrder:
         return shares
 
     def _window(self, stream: int, index: int) -> Window:
-        first = index * self.window_chunks
-        return Window(stream, index, self._streams[stream][first : first + self.window_chunks])
+        stop = self._first_window(stream) + index * self.window_chunks
+        start = stop - self.window_chunks if index else 0
+        return Window(stream, index, self._streams[stream][start:stop].astype(np.int64))
 
 
 def check_ranks(num_streams: int, world: int) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from bathyscope.stores.prefetch import prefetch
 from bathyscope.training.schedule import make_schedule
 from bathyscope.training.step import StepFigures, TopKStep
 
@@ -55,9 +56,13 @@ def train(
     batches: Batches,
     *,
     plan: Plan,
+    device: torch.device | str = "cpu",
     report: Callable[[int, int, Point], None] = lambda done, total, point: None,
 ) -> list[Point]:
-    """Train in place and return the curve. `report` gets (steps done, all steps, last point)."""
+    """Train in place and return the curve. `report` gets (steps done, all steps, last point).
+
+    Batches are read ahead, and come to `device`.
+    """
     sizes = [batches.num_steps(plan.seed, epoch) for epoch in range(plan.epochs)]
     schedule = make_schedule(
         lr=plan.lr,
@@ -66,7 +71,9 @@ def train(
         decay_share=plan.decay_share,
     )
     curve = []
-    for number, rows in enumerate(_stream(batches, plan.seed, sizes)):
+    steps = [(epoch, step) for epoch, size in enumerate(sizes) for step in range(size)]
+    ahead = prefetch(batches, plan.seed, steps, device=device)
+    for number, rows in enumerate(ahead):
         step.set_lr(schedule.at(number))
         figures = step.step(rows.float() / plan.scale)
         point = Point(number + 1, (number + 1) * batches.batch_rows, figures)
@@ -74,16 +81,3 @@ def train(
             curve.append(point)
         report(number + 1, schedule.num_steps, point)
     return curve
-
-
-def _stream(batches: Batches, seed: int, sizes: list[int]) -> Iterator[Tensor]:
-    """Every batch in order; the next one is read while the current one is used."""
-    order = [(epoch, step) for epoch, size in enumerate(sizes) for step in range(size)]
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        ahead = None
-        for epoch, step in order:
-            ready, ahead = ahead, reader.submit(batches.batch, seed, epoch, step)
-            if ready is not None:
-                yield ready.result()
-        if ahead is not None:
-            yield ahead.result()
