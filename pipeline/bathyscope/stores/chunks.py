@@ -66,9 +66,9 @@ class Part:
         self.keep = keep or self._everything
         self.chunk_rows = max(reader.segment.array(name).chunk_rows for name in names)
         members = reader.segment.plan.indices(split)
-        done = reader.receipts.units
+        done = np.asarray(reader.units.indices)
         self.units = done[(done >= members.start) & (done < members.stop)]
-        valid = reader.receipts.counts.valid[np.isin(done, self.units)]
+        valid = reader.receipts.counts.valid[np.isin(reader.receipts.units, self.units)]
         self._valid = valid
         self.first = np.concatenate([[0], np.cumsum(-(-valid // self.chunk_rows))])
 

@@ -20,6 +20,7 @@ from bathyscope.stores.manifests import Segment
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.packs import GROUP
 from bathyscope.stores.receipts import Receipts
+from bathyscope.stores.retired import retired_units
 from bathyscope.stores.shards import ArraySpec, metadata_fault
 from bathyscope.stores.units import shards_of
 from bathyscope.values import Receipt, ShardRecord, Unit
@@ -109,6 +110,7 @@ class _Check:
         self._share = share
         self._draw = np.random.default_rng(seed)
         self._sizes = {spec.name: self._listed_sizes(spec) for spec in segment.arrays}
+        self._retired = set(retired_units(objects, segment.name).tolist())
         self._seen = {name: np.zeros(len(sizes), dtype=bool) for name, sizes in self._sizes.items()}
 
     def metadata(self) -> None:
@@ -145,6 +147,8 @@ class _Check:
 
     def due(self, receipt: Receipt) -> Iterator[ShardRecord]:
         """Shards of a receipt with the right size, of those that are drawn; the rest is noted."""
+        if receipt.unit in self._retired:
+            return
         for spec, number, shard in self._shards(receipt):
             self.found.shards += 1
             self._seen[spec.name][number] = True
