@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 BUCKET = "bathyscope-tests"
+_SERVER = Path(__file__).parent / "atomic_moto.py"
 
 
 @contextmanager
@@ -21,7 +22,7 @@ def s3_server(log: Path) -> Iterator[dict[str, str]]:
     """Run the server with an empty bucket; the environment that clients need."""
     port = _free_port()
     address = f"http://127.0.0.1:{port}"
-    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    words = [sys.executable, str(_SERVER), "-H", "127.0.0.1", "-p", str(port)]
     with log.open("wb") as out:
         process = subprocess.Popen(words, stdout=out, stderr=out)
     try:

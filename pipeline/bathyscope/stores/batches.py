@@ -50,7 +50,7 @@ class ShuffledBatches:
         if self.num_rows < batch_rows:
             raise StoreError(
                 f"There are {self.num_rows} training rows of {chunks.name}; a batch needs "
-                f"{batch_rows}. Harvest more tokens (data.num_tokens) or choose a smaller "
+                f"{batch_rows}. Harvest more tokens (data.train_tokens) or choose a smaller "
                 "train.batch_rows."
             )
         self.batch_rows = batch_rows

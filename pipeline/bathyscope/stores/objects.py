@@ -11,25 +11,19 @@ from __future__ import annotations
 import io
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import obstore
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore
 from zarr.storage import ObjectStore
 
 from bathyscope.errors import MissingArtifact, StoreError
 from bathyscope.stores import files
+from bathyscope.stores.conditional import write_if
 from bathyscope.stores.connect import connect, local_path
 from bathyscope.stores.files import Buffer
 from bathyscope.stores.ranges import ObjectFile
@@ -39,7 +33,6 @@ __all__ = ["Objects", "local_path"]
 # What a local put writes before it takes its name; no listing shows it.
 _TEMPORARY = re.compile(r".*#\d+")
 _READ_AHEAD_BYTES = 2**18
-_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 class Objects:
@@ -218,25 +211,14 @@ class Objects:
     def _conditional(self, key: str, body: Buffer, etag: str | None) -> str | None:
         """Write where the etag is still `etag`, None for nothing there; the new etag, or None."""
         mode: Any = "create" if etag is None else {"e_tag": etag}
-        for pause in _PAUSES_S:
-            failure: BaseError | None = None
-            try:
-                return str(self._put(key, body, mode=mode)["e_tag"])
-            except (PermissionDeniedError, UnauthenticatedError) as error:
-                raise self._failed(key, error) from error
-            except (AlreadyExistsError, PreconditionError):
-                # 412: somebody was faster. 409: another request for the key is under way.
-                pass
-            except BaseError as error:
-                # No answer came in time, or a bad one: the request may have landed.
-                failure = error
-            there = self._look(key)
-            if there is not None and there[0] == body:
-                return str(there[1])
-            if (there[1] if there else None) != etag:
-                return None
-            time.sleep(pause)
-        raise self._failed(key, failure or "other requests for it were always under way")
+
+        def write() -> str:
+            return str(self._put(key, body, mode=mode)["e_tag"])
+
+        try:
+            return write_if(write, lambda: self._look(key), body=body, etag=etag)
+        except BaseError as error:
+            raise self._failed(key, error) from error
 
     def _put(self, key: str, body: Buffer, mode: Any = None) -> Any:
         return obstore.put(
