@@ -9,9 +9,16 @@ from bathyscope.stores.receipts import Receipts
 from bathyscope.stores.shards import ArraySpec
 from bathyscope.stores.units import create_segment, write_unit
 from bathyscope.values import Receipt, UnitPlan
+from clocks import Clock
 from s3_server import BUCKET, environment, s3_server
 
 _numbers = itertools.count()
+
+
+@pytest.fixture
+def clock():
+    """A clock that stands still until it is moved."""
+    return Clock()
 
 
 @pytest.fixture(params=["disk", "memory", "s3"])

@@ -53,33 +53,33 @@ def test_a_full_disk_is_explained_and_leaves_nothing(tmp_path, monkeypatch, call
     assert os.listdir(tmp_path / "seg") == []
 
 
+@pytest.fixture
+def swept(tmp_path, monkeypatch):
+    """A function that is called when a file is written; its temporary file is then removed."""
+    close = os.close
+    then = []
+
+    def close_and_sweep(descriptor):
+        close(descriptor)
+        for temporary in tmp_path.glob("x#*"):
+            temporary.unlink()
+        for call in then:
+            call()
+
+    monkeypatch.setattr(files.os, "close", close_and_sweep)
+    return then.append
+
+
+@pytest.mark.usefixtures("swept")
 @pytest.mark.parametrize("create", [True, False])
-def test_a_writer_whose_temporary_file_was_swept_is_told(tmp_path, monkeypatch, create):
-    path = tmp_path / "x"
-    close = os.close
-
-    def swept(descriptor):
-        close(descriptor)
-        for temporary in tmp_path.glob("x#*"):
-            temporary.unlink()
-
-    monkeypatch.setattr(files.os, "close", swept)
-
+def test_a_writer_whose_temporary_file_was_swept_is_told(tmp_path, create):
     with pytest.raises(OSError, match="x was being written when another run finished here"):
-        files.write(path, [b"1"], create=create, fsync=False)
+        files.write(tmp_path / "x", [b"1"], create=create, fsync=False)
 
 
-def test_a_swept_writer_finds_what_another_one_created(tmp_path, monkeypatch):
+def test_a_swept_writer_finds_what_another_one_created(tmp_path, swept):
     path = tmp_path / "x"
-    close = os.close
-
-    def swept(descriptor):
-        close(descriptor)
-        for temporary in tmp_path.glob("x#*"):
-            temporary.unlink()
-        path.write_bytes(b"2")
-
-    monkeypatch.setattr(files.os, "close", swept)
+    swept(lambda: path.write_bytes(b"2"))
 
     assert not files.write(path, [b"1"], create=True, fsync=False)
     assert path.read_bytes() == b"2"

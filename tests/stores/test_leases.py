@@ -11,22 +11,10 @@ import pytest
 from bathyscope.errors import LeaseLost
 from bathyscope.stores.leases import Holder, Leases, Watch
 from bathyscope.stores.pointers import Pointer
+from clocks import Clock
 
 FAR = Holder("another-host", 5, 100.0)
 FARTHER = Holder("a-third-host", 5, 100.0)
-
-
-class Clock:
-    def __init__(self, now=1000.0):
-        self.now = now
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture

@@ -27,21 +27,6 @@ SEGMENT = Segment("seg", PLAN, arrays=(SPEC,), rows_per_unit=16)
 UNIT = Streaming(Objects("memory://unit"), SEGMENT).unit_bytes
 
 
-class Clock:
-    """Seconds that stand still until they are moved."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def stream(objects, clock):
     """A stream with room for three units."""

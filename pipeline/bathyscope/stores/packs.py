@@ -13,6 +13,7 @@ Beside a pack lie the sums of its receipts, which are large and seldom wanted: u
 from __future__ import annotations
 
 import io
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -111,7 +112,8 @@ class Packs:
     def drop_below(self, group: int, number: int) -> None:
         """Remove the files of earlier states of a group."""
         folder = f"{self._folder}/{group:05d}"
-        old = [n for n in self._objects.files(folder) if n[:4].isdigit() and int(n[:4]) < number]
+        numbered = ((n, re.match(r"\d+", n)) for n in self._objects.files(folder))
+        old = [n for n, found in numbered if found and int(found[0]) < number]
         self._objects.delete_many(f"{folder}/{name}" for name in old)
 
     def raw(self, group: int, number: int) -> bytes:
