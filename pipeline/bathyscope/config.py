@@ -134,7 +134,13 @@ class ClusterConfig:
     threads: int = option(0, "CPU threads of a worker; 0 takes all cores, split over workers")
     gpus_per_worker: int = option(0, "GPUs of a worker")
     object_store_bytes: int = option(100 * 2**20, "Ray's shared memory (kind local)")
-    max_failures: int = option(3, "worker deaths that are survived before the run stops")
+    max_failures: int = option(
+        3, "worker deaths, and failures of one unit, that are survived before the run stops"
+    )
+    straggler_factor: float = option(
+        4.0, "a unit that takes so many times the median is given to another worker as well"
+    )
+    straggler_least_s: float = option(60.0, "but not before so many seconds")
 
 
 @dataclass
@@ -290,6 +296,8 @@ def _positive(config: Config) -> None:
         "store.window_chunks",
         "store.lease_s",
         "cluster.workers",
+        "cluster.straggler_factor",
+        "cluster.straggler_least_s",
         "evaluate.control_components",
         "evaluate.batch_items",
         "evaluate.resamples",

@@ -81,6 +81,47 @@ def test_bytes_equal_those_of_the_inline_driver_though_a_worker_was_killed(
     assert mine == theirs
 
 
+class StopOnce(Silent):
+    """Stops a worker with SIGSTOP when its second unit is under way, and never wakes it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.stopped = 0
+        self.notes: list[str] = []
+
+    def progress(self, done: float, text: str) -> None:
+        if done >= 4 and not self.stopped:
+            self.stopped = self.cluster.worker_pids()[0]
+            os.kill(self.stopped, signal.SIGSTOP)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_a_worker_that_hangs_is_given_up_and_its_unit_done_by_another(
+    config: Config, tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    hanging = Cluster(
+        changed(
+            config,
+            cluster__workers=2,
+            cluster__straggler_least_s=1.0,
+            cluster__straggler_factor=2.0,
+        )
+    )
+    sink = StopOnce(hanging)
+    try:
+        hanging.drive(harvest, sink)
+        assert sink.stopped
+        assert sink.stopped not in hanging.worker_pids()
+    finally:
+        hanging.close()
+    assert any("another worker does it too" in note for note in sink.notes)
+    inline = tiny_config(tmp_path / "inline")
+    run_stages(inline, stages=["corpus", "harvest"])
+    assert artifacts(config) == artifacts(inline)
+
+
 def test_too_many_deaths_stop_the_run_and_keep_what_is_done(config: Config) -> None:
     cluster = Cluster(changed(config, cluster__max_failures=1))
     try:

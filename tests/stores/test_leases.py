@@ -23,6 +23,19 @@ def leases_of(objects, clock):
     return lambda holder: Leases(objects, "seg", holder=holder, seconds=100.0, clock=clock)
 
 
+def test_a_unit_is_taken_over_from_whoever_holds_it(leases_of):
+    lease = leases_of(FAR).claim(3)
+    assert leases_of(FARTHER).claim(3) is None
+
+    taken = leases_of(FARTHER).take_over(3)
+
+    assert (taken.term, taken.attempt, taken.holder) == (2, 2, FARTHER)
+    with pytest.raises(LeaseLost, match="term 2 by a-third-host"):
+        leases_of(FAR).check(lease)
+    leases_of(FARTHER).check(taken)
+    assert leases_of(FAR).take_over(4).attempt == 1
+
+
 def test_a_free_unit_is_claimed_with_term_and_attempt_one(leases_of):
     lease = leases_of(FAR).claim(3)
 

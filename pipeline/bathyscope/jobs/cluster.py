@@ -6,23 +6,22 @@ retries nothing; a worker that dies is replaced here, and its unit is given out 
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import importlib
 import logging
 import os
 import threading
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from bathyscope.config import ClusterConfig, Config
-from bathyscope.errors import BathyscopeError, JobError
+from bathyscope.errors import BathyscopeError, JobError, LeaseLost, ReceiptConflict, StoreError
 from bathyscope.jobs.inline import finish
 from bathyscope.jobs.packing import Packing
+from bathyscope.jobs.schedule import Limits, Schedule
 from bathyscope.jobs.sink import Sink
 from bathyscope.jobs.unit import do_unit, set_threads
 from bathyscope.runs.work import Begun, Work, begin
@@ -43,7 +42,9 @@ class Worker:
         self._progress = (0.0, "")
         self._lock = threading.Lock()
 
-    def run(self, stage_name: str, config: Config, work: Work, unit: Unit) -> Receipt | None:
+    def run(
+        self, stage_name: str, config: Config, work: Work, unit: Unit, take_over: bool
+    ) -> Receipt | None:
         """Do one unit, opening the stage first when it is another than before."""
         # OpenMP keeps the count per thread, and this may be another one than last time.
         set_threads(*self._threads)
@@ -62,6 +63,7 @@ class Worker:
             objects=Objects(config.url).at(work.artifact),
             lease_s=config.store.lease_s,
             report=self._report,
+            take_over=take_over,
         )
 
     def progress(self) -> tuple[float, str]:
@@ -80,12 +82,6 @@ class Worker:
     def _report(self, fraction: float, text: str) -> None:
         with self._lock:
             self._progress = (fraction, text)
-
-
-@dataclass
-class _Running:
-    unit: Unit
-    actor: Any
 
 
 class Cluster:
@@ -132,67 +128,97 @@ class Cluster:
 
     def _do_all(self, stage: Stage, begun: Begun, sink: Sink) -> None:
         name = stage.__name__  # type: ignore[attr-defined]
-        waiting = collections.deque(begun.remaining)
-        running: dict[Any, _Running] = {}
-        done = begun.work.plan.num_units - len(waiting)
+        settings = self._settings
+        limits = Limits(
+            unit_failures=settings.max_failures,
+            straggler_factor=settings.straggler_factor,
+            straggler_least_s=settings.straggler_least_s,
+        )
+        schedule = Schedule(begun.remaining.indices, limits)
+        running: dict[Any, Any] = {}
+        done = begun.work.plan.num_units - len(begun.remaining)
         with Packing(begun) as packing:
-            while waiting or running:
-                self._hand_out(name, begun, waiting, running)
+            while not schedule.finished:
+                self._hand_out(name, begun, schedule, running, sink)
                 ready, _ = ray.wait(list(running), num_returns=1, timeout=_POLL_S)
                 if not ready:
-                    self._tell(sink, done, running)
+                    self._tell(sink, done + schedule.done, list(running.values()))
                     continue
-                job = running.pop(ready[0])
-                if self._collect(ready[0], job, waiting, sink) is not None:
-                    done += 1
+                actor = running.pop(ready[0])
+                if self._collect(ready[0], actor, schedule, sink):
                     packing.unit_done()
-                    sink.progress(done, "")
+                    sink.progress(done + schedule.done, "")
+        for actor in running.values():
+            # Their units were done by others: they hang, or are very slow.
+            self._replace(actor)
 
     def _hand_out(
         self,
         stage_name: str,
         begun: Begun,
-        waiting: collections.deque[Unit],
-        running: dict[Any, _Running],
+        schedule: Schedule,
+        running: dict[Any, Any],
+        sink: Sink,
     ) -> None:
         config = with_absolute_paths(self._config)
-        busy = {id(job.actor) for job in running.values()}
         for actor in self._actors:
-            if waiting and id(actor) not in busy:
-                unit = waiting.popleft()
-                future = actor.run.remote(stage_name, config, begun.work, unit)
-                running[future] = _Running(unit, actor)
+            if schedule.unit_of(actor) is not None:
+                continue
+            task = schedule.next(actor, time.monotonic())
+            if task is None:
+                return
+            if task.take_over:
+                sink.note(f"unit {task.unit} takes very long; another worker does it too")
+            unit = begun.work.plan.unit(task.unit)
+            future = actor.run.remote(stage_name, config, begun.work, unit, task.take_over)
+            running[future] = actor
 
-    def _collect(
-        self, future: Any, job: _Running, waiting: collections.deque[Unit], sink: Sink
-    ) -> Receipt | None:
+    def _collect(self, future: Any, actor: Any, schedule: Schedule, sink: Sink) -> bool:
+        """Note what became of a unit; whether it is done now and was not before."""
+        unit, now = schedule.unit_of(actor), time.monotonic()
         try:
             receipt: Receipt | None = ray.get(future)
         except (ActorDiedError, ActorUnavailableError) as error:
-            self._replace(job, error, sink)
-            waiting.appendleft(job.unit)
-            return None
+            self._count_failure(unit, error)
+            self._replace(actor)
+            schedule.failed(actor, now, "its worker died")
+            sink.note(f"a worker died on unit {unit}; a new one takes it over")
+            return False
         except RayTaskError as error:
-            raise _cause(error) from error
+            self._judge(_cause(error), actor, schedule, sink)
+            return False
         if receipt is None:
-            sink.note(f"unit {job.unit.index} is held by another worker; waiting for it")
-            waiting.append(job.unit)
-            time.sleep(_POLL_S)
-        return receipt
+            sink.note(f"unit {unit} is held by another worker; waiting for it")
+            schedule.held(actor, now)
+            return False
+        return schedule.succeeded(actor, now)
 
-    def _replace(self, job: _Running, error: Exception, sink: Sink) -> None:
+    def _judge(self, cause: Exception, actor: Any, schedule: Schedule, sink: Sink) -> None:
+        """Go on after an error of a unit that may pass; raise any other."""
+        if isinstance(cause, LeaseLost):
+            schedule.superseded(actor)
+        elif isinstance(cause, StoreError) and not isinstance(cause, ReceiptConflict):
+            unit = schedule.unit_of(actor)
+            schedule.failed(actor, time.monotonic(), str(cause))
+            sink.note(f"unit {unit} is tried again: {cause}")
+        else:
+            raise cause
+
+    def _count_failure(self, unit: int | None, error: Exception) -> None:
         self._failures += 1
         if self._failures > self._settings.max_failures:
             raise JobError(
-                f"{self._failures} workers died, the last one on unit {job.unit.index}; "
+                f"{self._failures} workers died, the last one on unit {unit}; "
                 f"cluster.max_failures is {self._settings.max_failures}. Finished units are kept: "
                 "look for too little memory or a failing node, then run the same command again."
             ) from error
-        sink.note(f"a worker died on unit {job.unit.index}; a new one takes it over")
-        self._actors[self._actors.index(job.actor)] = self._new_actor()
 
-    def _tell(self, sink: Sink, done: int, running: dict[Any, _Running]) -> None:
-        asked = [job.actor.progress.remote() for job in running.values()]
+    def _replace(self, actor: Any) -> None:
+        ray.kill(actor)
+        self._actors[self._actors.index(actor)] = self._new_actor()
+
+    def _tell(self, sink: Sink, done: int, actors: list[Any]) -> None:
+        asked = [actor.progress.remote() for actor in actors]
         answered, _ = ray.wait(asked, num_returns=len(asked), timeout=_POLL_S)
         told = []
         for future in answered:

@@ -46,10 +46,12 @@ def do_unit(
     objects: Objects,
     lease_s: float,
     report: Progress,
+    take_over: bool = False,
 ) -> Receipt | None:
     """Do a unit unless it is done; None when another worker holds it.
 
-    `objects` is the folder of the artifact.
+    `objects` is the folder of the artifact. `take_over` takes the unit from a worker that is
+    given up.
 
     Raises what the stage raises, `LeaseLost`, and `ReceiptConflict`.
     """
@@ -59,7 +61,7 @@ def do_unit(
     if there is not None:
         return there
     leases = Leases(objects, segment, seconds=lease_s)
-    lease = leases.claim(unit.index)
+    lease = leases.take_over(unit.index) if take_over else leases.claim(unit.index)
     if lease is None:
         return None
     there = receipts.get(unit.index)

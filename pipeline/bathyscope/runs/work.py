@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +15,7 @@ from bathyscope.stores.receipts import Receipts
 from bathyscope.stores.rows import check_units
 from bathyscope.stores.shards import ArraySpec
 from bathyscope.stores.units import create_segment
-from bathyscope.values import Json, Unit, UnitPlan, Units
+from bathyscope.values import Json, UnitPlan, Units
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Begun:
     """The artifact's folder."""
     complete: bool
     """Whether nothing is left to do."""
-    remaining: Sequence[Unit]
+    remaining: Units
 
 
 def begin(run: Objects, work: Work, *, force: bool) -> Begun:
@@ -79,7 +78,7 @@ def begin(run: Objects, work: Work, *, force: bool) -> Begun:
     elif newest.state == COMPLETE:
         holes = {s.name for s in newest.segments if s.arrays and _remaining(objects, s)}
         if not holes:
-            return Begun(work, objects, complete=True, remaining=())
+            return Begun(work, objects, complete=True, remaining=Units(work.plan, range(0)))
         if work.segment.name not in {s.name for s in newest.segments}:
             # Its units wrote other segments, so their receipts vouch for rows that are gone.
             objects.delete_folder(f"receipts/{work.segment.name}")

@@ -123,10 +123,19 @@ class Leases:
         held = self._pointer(unit).read()
         if held is None:
             return self._swap(unit, None, term=1, attempt=1)
-        current = _lease(unit, held.value)
-        if self._stands(current):
+        if self._stands(_lease(unit, held.value)):
             return None
-        return self._swap(unit, held, term=current.term + 1, attempt=current.attempt + 1)
+        return self._follow(unit, held)
+
+    def take_over(self, unit: int) -> Lease | None:
+        """Take a unit whoever holds it, or None when somebody else was faster.
+
+        For a holder that is given up: at its next look it is told that it lost the unit.
+        """
+        held = self._pointer(unit).read()
+        if held is None:
+            return self._swap(unit, None, term=1, attempt=1)
+        return self._follow(unit, held)
 
     def check(self, lease: Lease) -> Lease:
         """Confirm that the lease still stands, renewing it when half its time is gone.
@@ -167,6 +176,11 @@ class Leases:
             return False
         watched = self._watch.seconds(self._key(lease.unit), lease)
         return lease.until > self._clock() and watched < lease.seconds
+
+    def _follow(self, unit: int, held: Held) -> Lease | None:
+        """A new claim after the lease that was read."""
+        current = _lease(unit, held.value)
+        return self._swap(unit, held, term=current.term + 1, attempt=current.attempt + 1)
 
     def _swap(self, unit: int, held: Held | None, *, term: int, attempt: int) -> Lease | None:
         until = self._clock() + self._seconds
