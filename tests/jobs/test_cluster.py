@@ -11,8 +11,16 @@ import pytest
 
 from bathyscope.commands.run import run as run_stages
 from bathyscope.config import Config
-from bathyscope.errors import IdentityMismatch, JobError, NonFiniteError
+from bathyscope.errors import (
+    IdentityMismatch,
+    JobError,
+    LeaseLost,
+    NonFiniteError,
+    ReceiptConflict,
+    StoreError,
+)
 from bathyscope.jobs.cluster import Cluster, with_absolute_paths
+from bathyscope.jobs.schedule import Limits, Schedule, Task
 from bathyscope.jobs.sink import Silent
 from bathyscope.stages import encode, harvest, train
 from support import changed, listing
@@ -168,3 +176,56 @@ def test_paths_are_absolute_for_workers_with_another_folder(
     assert config.url == str(tmp_path / "runs/a")
     assert config.data.paths == [str(tmp_path / "text.jsonl")]
     assert with_absolute_paths(changed(config, url="s3://bucket/run")).url == "s3://bucket/run"
+
+
+@pytest.fixture
+def judged(config: Config) -> tuple[Cluster, Schedule, StopOnce]:
+    """A cluster that is never started, with one worker on unit 4."""
+    made = Cluster(config)
+    schedule = Schedule([4], Limits(unit_failures=1, first_pause_s=0.0))
+    schedule.next("worker", 0.0)
+    return made, schedule, StopOnce(made)
+
+
+def test_a_store_that_fails_once_is_tried_again(
+    judged: tuple[Cluster, Schedule, StopOnce],
+) -> None:
+    cluster, schedule, sink = judged
+
+    cluster._judge(StoreError("no answer in time"), "worker", schedule, sink)
+
+    assert sink.notes == ["unit 4 is tried again: no answer in time"]
+    assert schedule.next("worker", float("inf")) == Task(4)
+    with pytest.raises(JobError, match="Unit 4 failed 2 times, the last time: still none"):
+        cluster._judge(StoreError("still none"), "worker", schedule, sink)
+
+
+def test_a_lost_lease_is_no_failure(judged: tuple[Cluster, Schedule, StopOnce]) -> None:
+    cluster, schedule, sink = judged
+
+    cluster._judge(LeaseLost("taken"), "worker", schedule, sink)
+
+    assert sink.notes == []
+    assert schedule.next("worker", 0.0) == Task(4)
+
+
+@pytest.mark.parametrize("error", [ReceiptConflict("twice"), NonFiniteError("NaN"), JobError("x")])
+def test_errors_that_do_not_pass_end_the_run(
+    judged: tuple[Cluster, Schedule, StopOnce], error: Exception
+) -> None:
+    cluster, schedule, sink = judged
+
+    with pytest.raises(type(error)):
+        cluster._judge(error, "worker", schedule, sink)
+
+
+def test_a_worker_of_another_version_is_refused(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bathyscope.jobs.cluster.versions", lambda: {"torch": "0.1"})
+    cluster = Cluster(config)
+    try:
+        with pytest.raises(JobError, match=r"torch .* \(driver: 0\.1\)"):
+            cluster.drive(harvest, Silent())
+    finally:
+        cluster.close()

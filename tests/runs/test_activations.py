@@ -10,6 +10,7 @@ from bathyscope.errors import ConfigError, MissingArtifact
 from bathyscope.runs.activations import Rows, mixed
 from bathyscope.runs.run import Run
 from bathyscope.stages.masks import kept
+from bathyscope.stores.chunks import Part
 from bathyscope.values import TRAIN
 
 SETTINGS = {"streams": 4, "window_chunks": 4}
@@ -80,6 +81,21 @@ def test_places_that_are_not_there_are_refused(rows: Rows, everything: torch.Ten
         rows.at(np.array([len(everything)]), np.array([0]))
     with pytest.raises(MissingArtifact, match="Items"):
         rows.items(len(everything) - 1, len(everything) + 1)
+
+
+def test_rows_are_counted_from_receipts_as_from_masks(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_masks = [
+        Part(part.reader, part.names, split=TRAIN, keep=part.keep).sizes()
+        for part in rows.parts(TRAIN, kept)
+    ]
+    monkeypatch.setattr(Rows, "masks", lambda *_: pytest.fail("masks were read"))
+
+    by_receipts = [part.sizes() for part in rows.parts(TRAIN, kept)]
+
+    assert [s.tolist() for s in by_receipts] == [s.tolist() for s in by_masks]
+    assert sum(len(s) for s in by_receipts) > 10
 
 
 def test_a_hook_point_beside_itself_is_there_twice(rows: Rows) -> None:

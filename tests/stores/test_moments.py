@@ -1,9 +1,17 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from bathyscope.errors import StoreError
-from bathyscope.stores.moments import moments, moments_by_class, total
+from bathyscope.stores.moments import (
+    classes_by_chunk,
+    kept_by_chunk,
+    moments,
+    moments_by_class,
+    total,
+)
 from bathyscope.values import Moments
 
 
@@ -82,3 +90,17 @@ def test_a_total_is_added_in_the_order_given():
 
     np.testing.assert_array_equal(total(iter(parts), what="rows").sum, [0.0])
     np.testing.assert_array_equal(total([parts[0], parts[2], parts[1]], what="rows").sum, [1.0])
+
+
+def test_classes_are_counted_per_chunk():
+    mask = np.array([1, 0, 0, 4, 0, 4, 4], dtype=np.uint8)
+
+    classes = json.loads(json.dumps(classes_by_chunk(mask, 3)))
+
+    assert classes == {
+        "chunk_rows": 3,
+        "patterns": [0, 1, 4],
+        "counts": [[2, 1, 0], [1, 0, 0], [0, 2, 1]],
+    }
+    assert kept_by_chunk(classes, lambda p: (p & 1) == 0).tolist() == [2, 3, 1]
+    assert kept_by_chunk(classes, lambda p: p == 9).tolist() == [0, 0, 0]

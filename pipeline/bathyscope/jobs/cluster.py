@@ -24,6 +24,7 @@ from bathyscope.jobs.packing import Packing
 from bathyscope.jobs.schedule import Limits, Schedule
 from bathyscope.jobs.sink import Sink
 from bathyscope.jobs.unit import do_unit, set_threads
+from bathyscope.jobs.versions import check_versions, versions
 from bathyscope.runs.work import Begun, Work, begin
 from bathyscope.stages.stage import Stage
 from bathyscope.stores.objects import Objects
@@ -35,8 +36,9 @@ _POLL_S = 0.5
 class Worker:
     """Lives in an actor: opens stages, runs units, tells how far it is."""
 
-    def __init__(self, threads: int, workers: int) -> None:
+    def __init__(self, threads: int, workers: int, driver_versions: dict[str, str]) -> None:
         self._threads = (threads, workers)
+        self._driver_versions = driver_versions
         self._key: tuple[str, str] | None = None
         self._context: Any = None
         self._progress = (0.0, "")
@@ -45,7 +47,12 @@ class Worker:
     def run(
         self, stage_name: str, config: Config, work: Work, unit: Unit, take_over: bool
     ) -> Receipt | None:
-        """Do one unit, opening the stage first when it is another than before."""
+        """Do one unit, opening the stage first when it is another than before.
+
+        Raises `JobError` when versions here differ from the driver's.
+        """
+        # Not in the constructor: an error there would look like a death.
+        check_versions(self._driver_versions)
         # OpenMP keeps the count per thread, and this may be another one than last time.
         set_threads(*self._threads)
         stage: Any = importlib.import_module(stage_name)
@@ -238,7 +245,8 @@ class Cluster:
             # One thread runs units, the other answers questions about progress.
             "max_concurrency": 2,
         }
-        return ray.remote(Worker).options(**options).remote(settings.threads, settings.workers)
+        worker = ray.remote(Worker).options(**options)
+        return worker.remote(settings.threads, settings.workers, versions())
 
 
 def with_absolute_paths(config: Config) -> Config:

@@ -125,7 +125,10 @@ class Rows:
         # Chunks are read in any order: the filter of a unit is asked for again and again.
         remembered = lru_cache(_UNITS_REMEMBERED)(lambda unit: keep(self.masks(unit)))
         names = (self.name, *(rows.name for rows in beside))
-        return [Part(reader, names, split=split, keep=remembered) for reader in self.readers]
+        return [
+            Part(reader, names, split=split, keep=remembered, patterns=keep)
+            for reader in self.readers
+        ]
 
     def batches(
         self,

@@ -26,9 +26,10 @@ from bathyscope.runs.work import finish as publish
 from bathyscope.stages.layout import Column, items_per_unit, lay_out
 from bathyscope.stages.model import describe_model, load_for_hooks
 from bathyscope.stages.stage import Guard, Outcome
+from bathyscope.stores.chunks import MASK_CLASSES
 from bathyscope.stores.codecs import NONE
 from bathyscope.stores.manifests import Segment
-from bathyscope.stores.moments import moments_by_class
+from bathyscope.stores.moments import classes_by_chunk, moments_by_class
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.stored_receipts import StoredReceipts
 from bathyscope.stores.units import encoded, write_unit
@@ -123,7 +124,12 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
         valid=len(masks),
         shards=shards,
         moments={name: moments_by_class(x, masks) for name, x in rows.items()},
-        figures={},
+        figures={
+            MASK_CLASSES: [
+                classes_by_chunk(masks, rows)
+                for rows in sorted({a.chunk_rows for a in context.segment.arrays})
+            ]
+        },
     )
 
 

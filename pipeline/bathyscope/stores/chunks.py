@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.errors import StoreError
+from bathyscope.stores.moments import kept_by_chunk
 from bathyscope.stores.rows import SegmentReader
 from bathyscope.values import Unit
 
@@ -25,6 +26,11 @@ Counts = npt.NDArray[np.uint32]
 
 RowFilter = Callable[[Unit], Bools]
 """Which rows of a unit count [valid]. It is asked again and again, so it should remember."""
+PatternFilter = Callable[[npt.NDArray[np.uint8]], Bools]
+"""Which mask bits count."""
+
+MASK_CLASSES = "mask_classes"
+"""The figure of a receipt that holds `classes_by_chunk`."""
 
 _THREADS = 4
 
@@ -51,7 +57,11 @@ class Chunk:
 
 
 class Part:
-    """The chunks of one split of one segment. `names` are arrays that are read side by side."""
+    """The chunks of one split of one segment. `names` are arrays that are read side by side.
+
+    `patterns` is the filter as a function of mask bits, where there is one: rows are then counted
+    from receipts, and masks are read only with the chunks.
+    """
 
     def __init__(
         self,
@@ -60,10 +70,12 @@ class Part:
         *,
         split: str,
         keep: RowFilter | None = None,
+        patterns: PatternFilter | None = None,
     ) -> None:
         self.reader = reader
         self.names = tuple(names)
         self.keep = keep or self._everything
+        self._patterns = patterns
         self.chunk_rows = max(reader.segment.array(name).chunk_rows for name in names)
         members = reader.segment.plan.indices(split)
         done = np.asarray(reader.units.indices)
@@ -84,7 +96,7 @@ class Part:
         return Chunk(self, unit, start, stop)
 
     def sizes(self) -> Counts:
-        """Rows of each chunk that count [chunks]. Asks the filter for every unit once."""
+        """Rows of each chunk that count [chunks]."""
         with ThreadPoolExecutor(_THREADS) as pool:
             found = list(pool.map(self._unit_sizes, range(len(self.units))))
         return np.concatenate([np.empty(0, dtype=np.uint32), *found])
@@ -118,7 +130,12 @@ class Part:
         return dtype
 
     def _unit_sizes(self, place: int) -> Counts:
-        keep = self.keep(self.reader.segment.plan.unit(int(self.units[place])))
+        unit = int(self.units[place])
+        if self._patterns is not None:
+            for classes in self.reader.receipts[unit].figures.get(MASK_CLASSES, ()):
+                if classes["chunk_rows"] == self.chunk_rows:
+                    return kept_by_chunk(classes, self._patterns)
+        keep = self.keep(self.reader.segment.plan.unit(unit))
         assert len(keep) == self._valid[place], (self.units[place], len(keep))
         starts = np.arange(0, len(keep), self.chunk_rows)
         return np.add.reduceat(keep, starts, dtype=np.uint32)

@@ -6,7 +6,7 @@ sums, with a relative error near 512 · 2⁻²⁴.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import reduce
 from operator import add
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.errors import StoreError
-from bathyscope.values import Moments
+from bathyscope.values import Json, Moments
 
 BLOCK_ROWS = 512
 
@@ -39,6 +39,27 @@ def moments_by_class(rows: Tensor, mask: npt.NDArray[np.uint8]) -> dict[int, Mom
     for pattern in np.unique(mask):
         members = torch.from_numpy(np.flatnonzero(mask == pattern))
         found[int(pattern)] = moments(rows[members])
+    return found
+
+
+def classes_by_chunk(mask: npt.NDArray[np.uint8], chunk_rows: int) -> Json:
+    """How many rows of each mask class lie in each chunk of rows with these masks [n].
+
+    With it a reader knows how many rows of a chunk pass a filter without reading any mask.
+    """
+    patterns = np.unique(mask)
+    starts = np.arange(0, len(mask), chunk_rows)
+    counts = [np.add.reduceat(mask == p, starts, dtype=np.int64).tolist() for p in patterns]
+    return {"chunk_rows": chunk_rows, "patterns": patterns.tolist(), "counts": counts}
+
+
+def kept_by_chunk(
+    classes: Json, keep: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.bool_]]
+) -> npt.NDArray[np.uint32]:
+    """Rows of each chunk whose mask passes `keep`, from `classes_by_chunk`."""
+    passes = keep(np.array(classes["patterns"], dtype=np.uint8))
+    counts = np.array(classes["counts"], dtype=np.uint32)
+    found: npt.NDArray[np.uint32] = counts[passes].sum(axis=0, dtype=np.uint32)
     return found
 
 
