@@ -130,6 +130,17 @@ def test_a_worker_that_hangs_is_given_up_and_its_unit_done_by_another(
     assert artifacts(config) == artifacts(inline)
 
 
+def test_the_only_worker_is_replaced_when_it_hangs(config: Config) -> None:
+    lonely = Cluster(changed(config, cluster__straggler_least_s=0.7, cluster__straggler_factor=1.0))
+    sink = StopOnce(lonely)
+    try:
+        lonely.drive(harvest, sink)
+        assert sink.stopped not in lonely.worker_pids()
+    finally:
+        lonely.close()
+    assert any("hangs on unit" in note for note in sink.notes)
+
+
 def test_too_many_deaths_stop_the_run_and_keep_what_is_done(config: Config) -> None:
     cluster = Cluster(changed(config, cluster__max_failures=1))
     try:

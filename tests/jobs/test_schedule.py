@@ -65,8 +65,10 @@ def finished_quickly(units: int) -> Schedule:
     """A schedule whose first units took 20 seconds each; the last one is running since 0."""
     schedule = Schedule(range(units), LIMITS)
     schedule.next("slow", 0)
+    schedule.began("slow", 0)
     for _ in range(units - 1):
         schedule.next("fast", 0)
+        schedule.began("fast", 0)
         schedule.succeeded("fast", 20)
     return schedule
 
@@ -82,6 +84,39 @@ def test_a_straggler_is_given_out_again_once() -> None:
     assert schedule.finished
     assert not schedule.succeeded("slow", 1002), "it was done before"
     assert schedule.done == 4
+
+
+def test_a_worker_that_loads_its_model_is_no_straggler() -> None:
+    schedule = finished_quickly(5)
+    schedule.succeeded("slow", 20)
+    schedule = Schedule(range(5), LIMITS)
+    schedule.next("loads", 0)
+    schedule.next("warm", 0)
+    schedule.succeeded("warm", 500)
+    assert schedule.median_s is None, "its first unit says nothing of the others"
+    for turn in range(3):
+        schedule.next("warm", 500 + 20 * turn)
+        schedule.succeeded("warm", 520 + 20 * turn)
+
+    assert schedule.median_s == 20
+    assert schedule.next("warm", 1000) is None
+    assert not schedule.hopeless("loads", 1800)
+    assert schedule.hopeless("loads", 1801)
+    schedule.began("loads", 1000)
+    assert schedule.next("warm", 1081) == Task(0, take_over=True)
+
+
+def test_a_worker_far_beyond_stragglers_is_hopeless() -> None:
+    schedule = finished_quickly(4)
+
+    assert not schedule.hopeless("slow", 3 * 80)
+    assert schedule.hopeless("slow", 3 * 80 + 1)
+    schedule.failed("slow", 241, "hung")
+    assert schedule.next("new", 242) == Task(0)
+    alone = Schedule([1], LIMITS)
+    alone.next("a", 0)
+    alone.began("a", 0)
+    assert not alone.hopeless("a", 1e9), "nothing to compare with"
 
 
 def test_a_straggler_may_still_win() -> None:
@@ -107,8 +142,10 @@ def test_a_worker_that_was_taken_over_leaves_the_unit_to_the_other() -> None:
 def test_short_units_have_no_stragglers_before_the_least_time() -> None:
     schedule = Schedule(range(4), LIMITS)
     schedule.next("slow", 0)
+    schedule.began("slow", 0)
     for _ in range(3):
         schedule.next("fast", 0)
+        schedule.began("fast", 0)
         schedule.succeeded("fast", 0.1)
 
     assert schedule.next("fast", 29) is None

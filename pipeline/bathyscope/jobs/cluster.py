@@ -42,6 +42,7 @@ class Worker:
         self._key: tuple[str, str] | None = None
         self._context: Any = None
         self._progress = (0.0, "")
+        self._begun: int | None = None
         self._lock = threading.Lock()
 
     def run(
@@ -62,6 +63,7 @@ class Worker:
             self._context = stage.open(config, work)
             self._key = key
         self._report(0.0, "")
+        self._begun = unit.index
         return do_unit(
             stage,
             unit,
@@ -73,10 +75,10 @@ class Worker:
             take_over=take_over,
         )
 
-    def progress(self) -> tuple[float, str]:
-        """Fraction of the unit under way, and a few words."""
+    def progress(self) -> tuple[float, str, int | None]:
+        """Fraction of the unit under way, a few words, and the unit that was begun last."""
         with self._lock:
-            return self._progress
+            return (*self._progress, self._begun)
 
     def pid(self) -> int:
         """Process of this worker."""
@@ -147,9 +149,14 @@ class Cluster:
         with Packing(begun) as packing:
             while not schedule.finished:
                 self._hand_out(name, begun, schedule, running, sink)
+                if not running:
+                    # Every unit that is left failed, and waits for its next turn.
+                    time.sleep(_POLL_S)
+                    continue
                 ready, _ = ray.wait(list(running), num_returns=1, timeout=_POLL_S)
                 if not ready:
-                    self._tell(sink, done + schedule.done, list(running.values()))
+                    self._give_up(schedule, running, sink)
+                    self._tell(sink, done + schedule.done, schedule, list(running.values()))
                     continue
                 actor = running.pop(ready[0])
                 if self._collect(ready[0], actor, schedule, sink):
@@ -179,6 +186,17 @@ class Cluster:
             unit = begun.work.plan.unit(task.unit)
             future = actor.run.remote(stage_name, config, begun.work, unit, task.take_over)
             running[future] = actor
+
+    def _give_up(self, schedule: Schedule, running: dict[Any, Any], sink: Sink) -> None:
+        """Replace workers that hang."""
+        now = time.monotonic()
+        for future, actor in list(running.items()):
+            if schedule.hopeless(actor, now):
+                unit = schedule.unit_of(actor)
+                del running[future]
+                self._replace(actor)
+                schedule.failed(actor, now, "its worker hung")
+                sink.note(f"a worker hangs on unit {unit}; a new one takes its place")
 
     def _collect(self, future: Any, actor: Any, schedule: Schedule, sink: Sink) -> bool:
         """Note what became of a unit; whether it is done now and was not before."""
@@ -224,15 +242,21 @@ class Cluster:
         ray.kill(actor)
         self._actors[self._actors.index(actor)] = self._new_actor()
 
-    def _tell(self, sink: Sink, done: int, actors: list[Any]) -> None:
-        asked = [actor.progress.remote() for actor in actors]
-        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=_POLL_S)
+    def _tell(self, sink: Sink, done: int, schedule: Schedule, actors: list[Any]) -> None:
+        asked = {actor.progress.remote(): actor for actor in actors}
+        if not asked:
+            return
+        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_POLL_S)
         told = []
         for future in answered:
+            actor = asked[future]
             try:
-                told.append(ray.get(future))
+                fraction, text, begun = ray.get(future)
             except (ActorDiedError, ActorUnavailableError):
                 continue
+            if begun == schedule.unit_of(actor):
+                schedule.began(actor, time.monotonic())
+                told.append((fraction, text))
         if told:
             sink.progress(done + sum(f for f, _ in told), told[0][1])
 

@@ -34,6 +34,10 @@ class Limits:
     """A unit that takes so many times the median is given out again."""
     straggler_least_s: float = 30.0
     """But not before this time."""
+    hopeless_factor: float = 3.0
+    """A worker that takes so many times longer than a straggler is given up."""
+    start_s: float = 1800.0
+    """So does one that has not begun with its first unit by then: it may load a large model."""
     first_pause_s: float = 0.5
     """Before a unit that failed is given out again; doubles with each failure."""
     longest_pause_s: float = 60.0
@@ -52,6 +56,8 @@ class Task:
 class _Attempt:
     unit: int
     since: float
+    begun: bool
+    """Whether a time can be judged: the first unit of a worker waits for its model."""
 
 
 class Schedule:
@@ -66,6 +72,7 @@ class Schedule:
         self._next = 0
         self._again: list[tuple[float, int]] = []
         self._running: dict[Hashable, _Attempt] = {}
+        self._warm: set[Hashable] = set()
         self._attempts: dict[int, int] = {}
         self._failures: dict[int, int] = {}
         self._last: deque[float] = deque()
@@ -100,19 +107,28 @@ class Schedule:
             if hanging is None:
                 return None
             task = Task(hanging, take_over=True)
-        self._running[worker] = _Attempt(task.unit, now)
+        self._running[worker] = _Attempt(task.unit, now, worker in self._warm)
         self._attempts[task.unit] = self._attempts.get(task.unit, 0) + 1
         return task
+
+    def began(self, worker: Hashable, now: float) -> None:
+        """A worker has loaded what it needs and works on its unit."""
+        attempt = self._running.get(worker)
+        if attempt is not None and not attempt.begun:
+            self._running[worker] = _Attempt(attempt.unit, now, begun=True)
+            self._warm.add(worker)
 
     def succeeded(self, worker: Hashable, now: float) -> bool:
         """A worker did its unit; False when another one had done it before."""
         attempt = self._running.pop(worker)
+        self._warm.add(worker)
         if attempt.unit not in self._attempts:
             return False
         del self._attempts[attempt.unit]
         self._failures.pop(attempt.unit, None)
         self.done += 1
-        self._remember(now - attempt.since)
+        if attempt.begun:
+            self._remember(now - attempt.since)
         return True
 
     def held(self, worker: Hashable, now: float) -> None:
@@ -159,15 +175,29 @@ class Schedule:
             return None
         return unit if self._attempts.pop(unit, None) is not None else None
 
+    def hopeless(self, worker: Hashable, now: float) -> bool:
+        """Whether a worker has had its unit for so long that it surely hangs."""
+        attempt, too_long = self._running[worker], self._too_long()
+        took = now - attempt.since
+        if not attempt.begun:
+            return took > self._limits.start_s
+        return too_long is not None and took > self._limits.hopeless_factor * too_long
+
     def _hanging(self, now: float) -> int | None:
         """The unit that runs for longest, if that is too long and only one worker has it."""
+        too_long = self._too_long()
+        alone = [a for a in self._running.values() if a.begun and self._attempts.get(a.unit) == 1]
+        longest = min(alone, key=lambda a: a.since, default=None)
+        if too_long is None or longest is None:
+            return None
+        return longest.unit if now - longest.since > too_long else None
+
+    def _too_long(self) -> float | None:
+        """Seconds after which a unit is a straggler, once there is a median."""
         median = self.median_s
         if median is None:
             return None
-        least = max(self._limits.straggler_factor * median, self._limits.straggler_least_s)
-        alone = [a for a in self._running.values() if self._attempts.get(a.unit) == 1]
-        longest = min(alone, key=lambda a: a.since, default=None)
-        return longest.unit if longest and now - longest.since > least else None
+        return max(self._limits.straggler_factor * median, self._limits.straggler_least_s)
 
     def _remember(self, seconds: float) -> None:
         self._last.append(seconds)

@@ -12,7 +12,6 @@ Beside a pack lie the sums of its receipts, which are large and seldom wanted: u
 
 from __future__ import annotations
 
-import io
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
@@ -187,21 +186,29 @@ class Pack:
             return {name: names[name.encode()].decode() for name in ("moments", "totals")}
 
     def _columns(self, *names: str) -> pa.Table:
-        with _explained(self._objects, self.key), self._objects.open(self.key) as file:
-            parquet = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
+        with self._parquet(self.key) as parquet:
             return parquet.read(list(names), use_threads=False)
 
     def _sums(self, start: int, stop: int) -> dict[int, dict[str, dict[int, Moments]]]:
         """Unit -> array -> mask class -> sums. Only row groups that hold the units are read."""
-        wanted = [("unit", ">=", start), ("unit", "<", stop)]
-        key = self._names["moments"]
-        with _explained(self._objects, key), self._objects.open(key) as file:
-            table = pq.read_table(file, filters=wanted, page_checksum_verification=True)
         found: dict[int, dict[str, dict[int, Moments]]] = {}
-        for row in table.to_pylist():
-            classes = found.setdefault(row["unit"], {}).setdefault(row["array"], {})
-            classes[row["mask_class"]] = to_moments(row)
+        with self._parquet(self._names["moments"]) as parquet:
+            for group in range(parquet.num_row_groups):
+                units = parquet.metadata.row_group(group).column(0).statistics
+                if units is None or (units.min < stop and units.max >= start):
+                    rows = parquet.read_row_group(group, use_threads=False).to_pylist()
+                    for row in rows:
+                        if start <= row["unit"] < stop:
+                            arrays = found.setdefault(row["unit"], {})
+                            classes = arrays.setdefault(row["array"], {})
+                            classes[row["mask_class"]] = to_moments(row)
         return found
+
+    @contextmanager
+    def _parquet(self, key: str) -> Iterator[pq.ParquetFile]:
+        """A file of the pack, read by this thread alone and only where it is asked for."""
+        with _explained(self._objects, key), self._objects.open(key) as file:
+            yield pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
 
     def _check_units(self, table: pa.Table) -> None:
         wanted = np.arange(self.group * GROUP, (self.group + 1) * GROUP)
@@ -231,7 +238,9 @@ class LaterMoments(Mapping[str, Mapping[int, Moments]]):
 
 
 def _read(objects: Objects, key: str) -> pa.Table:
-    return pq.read_table(io.BytesIO(objects.get(key)), page_checksum_verification=True)
+    # Not `read_table`: its scanner reads in threads of its own, which may outlive the interpreter.
+    data = pa.BufferReader(objects.get(key))
+    return pq.ParquetFile(data, page_checksum_verification=True).read(use_threads=False)
 
 
 @contextmanager
