@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from bathyscope.stores.packs import GROUP
-from bathyscope.stores.receipts import Receipts
+from bathyscope.stores.receipts import Receipts, of_group
 from bathyscope.values import Receipt, UnitPlan
 
 
@@ -23,13 +23,12 @@ def compact(receipts: Receipts, plan: UnitPlan, *, check: Callable[[], None] = l
     pack says something else: both are set aside.
     """
     loose, packed = receipts.listed()
-    groups, counts = np.unique(loose // GROUP, return_counts=True)
     made = 0
-    for group, count in zip(groups.tolist(), counts.tolist(), strict=True):
-        members = loose[loose // GROUP == group].tolist()
+    for group in np.unique(loose // GROUP).tolist():
+        members = of_group(loose, group)
         if group in packed:
-            _settle(receipts, group, members)
-        elif count == GROUP and (group + 1) * GROUP <= plan.num_units:
+            _settle(receipts, group, members.tolist())
+        elif len(members) == GROUP and (group + 1) * GROUP <= plan.num_units:
             check()
             made += pack(receipts, plan, group)
     return made

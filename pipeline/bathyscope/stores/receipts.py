@@ -217,6 +217,12 @@ def redo_command(
     return shlex.join(words)
 
 
+def of_group(units: npt.NDArray[np.int64], group: int) -> npt.NDArray[np.int64]:
+    """Those of sorted units that belong to a group, found without a look at the others."""
+    low, high = np.searchsorted(units, [group * GROUP, (group + 1) * GROUP])
+    return units[low:high]
+
+
 def merged(loose: npt.NDArray[np.int64], groups: Sequence[int]) -> npt.NDArray[np.int64]:
     """Units that lie by themselves and those of packed groups, sorted, each once."""
     packed = np.asarray(groups, dtype=np.int64)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from bathyscope.errors import StoreError
 from bathyscope.stores.pack_tables import Totals, add_totals
 from bathyscope.stores.packs import GROUP, LaterMoments, Pack
-from bathyscope.stores.receipts import THREADS, Receipts, merged
+from bathyscope.stores.receipts import THREADS, Receipts, merged, of_group
 from bathyscope.values import Moments, Receipt, UnitPlan
 
 _CACHED_PACKS = 4
@@ -130,12 +130,11 @@ class StoredReceipts(Mapping[int, Receipt]):
     def _group_writers(self, group: int, field: str) -> set[str]:
         if group in self._numbers:
             return {str(json.loads(w).get(field, "?")) for w in self._open(group).writers()}
-        units = self.units[self.units // GROUP == group].tolist()
+        units = of_group(self.units, group).tolist()
         return {str(self[unit].writer.get(field, "?")) for unit in units}
 
     def _load_group(self, group: int) -> list[Receipt]:
-        low, high = np.searchsorted(self._loose, [group * GROUP, (group + 1) * GROUP])
-        units = self._loose[low:high].tolist()
+        units = of_group(self._loose, group).tolist()
         found = self._receipts.loose_many(units)
         return [self._load(u) if r is None else r for u, r in zip(units, found, strict=True)]
 

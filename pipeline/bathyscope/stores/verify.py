@@ -19,7 +19,7 @@ from bathyscope.errors import MissingArtifact, StoreError
 from bathyscope.stores.manifests import Segment
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.packs import GROUP
-from bathyscope.stores.receipts import Receipts
+from bathyscope.stores.receipts import Receipts, of_group
 from bathyscope.stores.retired import retired_units
 from bathyscope.stores.shards import ArraySpec, metadata_fault
 from bathyscope.stores.units import shards_of
@@ -189,7 +189,7 @@ class _Check:
 
     def _all(self, loose: Ints, packed: dict[int, int]) -> Iterator[Receipt]:
         for group, number in sorted(packed.items()):
-            yield from self._of_pack(group, number, loose[loose // GROUP == group].tolist())
+            yield from self._of_pack(group, number, of_group(loose, group).tolist())
         alone = loose[~np.isin(loose // GROUP, list(packed))].tolist()
         for start in range(0, len(alone), _BATCH):
             for unit in alone[start : start + _BATCH]:
