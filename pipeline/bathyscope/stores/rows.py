@@ -17,7 +17,7 @@ from bathyscope.errors import StoreError
 from bathyscope.stores.codecs import dequantise, is_per_row
 from bathyscope.stores.manifests import Segment
 from bathyscope.stores.objects import Objects
-from bathyscope.stores.receipts import Receipts
+from bathyscope.stores.receipts import Receipts, redo_command
 from bathyscope.stores.retired import retired_units
 from bathyscope.stores.shard_reader import ShardReader
 from bathyscope.stores.stored_receipts import StoredReceipts
@@ -142,17 +142,18 @@ class SegmentReader:
         return unit in retired_units(self.objects, self.segment.name)
 
     def _redo(self, unit: int) -> str:
-        command = Receipts(self.objects, self.segment.name).redo_command(unit)
+        command = redo_command(self.objects.location, self.segment.name, units=[unit])
         return f"Give `{command}`, then run the stage again: only that unit is redone."
 
 
 def check_units(units: npt.NDArray[np.int64], objects: Objects, segment: Segment) -> None:
     """Raise `StoreError` when one of the sorted units is none of the segment's."""
     if len(units) and units[-1] >= segment.plan.num_units:
+        command = redo_command(objects.location, segment.name, units=[int(units[-1])])
         raise StoreError(
             f"{objects.location} has a receipt of unit {units[-1]} in segment {segment.name}, "
             f"which has {segment.plan.num_units} units. It was copied there, or the manifest is of "
-            "another run. Nothing was changed: remove that receipt, or restore the manifest."
+            f"another run. Nothing was changed: give `{command}`, or restore the manifest."
         )
 
 
