@@ -332,5 +332,9 @@ def test_a_receipt_of_a_unit_outside_the_plan_is_named_and_stops_the_work(run):
     foreign = Receipt(7, term=1, valid=4)
     Receipts(begun.objects, begun.work.segment.name).create(foreign)
 
-    with pytest.raises(StoreError, match=r"has a receipt of unit 7 in segment \w+, which has 3"):
+    with pytest.raises(StoreError, match=r"has a receipt of unit 7 in .*, which has 3 .*\[7\]"):
         begin(run, work_of(), force=False)
+
+    # What the command in the message does.
+    assert Receipts(begun.objects, begun.work.segment.name).void(7, "foreign")
+    assert len(begin(run, work_of(), force=False).remaining) == 3
