@@ -13,7 +13,8 @@ import yaml
 
 from bathyscope.cli import compose
 from bathyscope.command_help import GROUPS, choices
-from bathyscope.config import Config, setting_names, validate
+from bathyscope.config import Config, setting_names
+from bathyscope.config_rules import validate
 from bathyscope.errors import ConfigError
 from support import changed
 

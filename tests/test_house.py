@@ -33,13 +33,17 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"stages"}),
     frozenset({"jobs"}),
     frozenset({"commands"}),
-    frozenset({"cli", "command_help"}),
+    frozenset({"cli", "command_help", "config_rules"}),
 )
 """From the ground up. Rooms of one floor never import each other."""
-ON_ONE_FLOOR = {("config", "errors"), ("values", "errors"), ("cli", "command_help")}
+ON_ONE_FLOOR = {
+    ("values", "errors"),
+    ("cli", "command_help"),
+    ("cli", "config_rules"),
+}
 """The pairs of small files that may, importer first."""
 CALL_KERNELS = {"dictionaries", "training", "attribution", "features"}
-SEE_CONFIG = {"stages", "jobs", "commands", "cli", "command_help"}
+SEE_CONFIG = {"stages", "jobs", "commands", "cli", "command_help", "config_rules"}
 """Lower floors take plain arguments, never a config object."""
 BARE_ROOMS = ("kernels", "models", "dictionaries", "training", "metrics", "evaluation", "features")
 """What must run on a GPU machine that has torch and little else."""

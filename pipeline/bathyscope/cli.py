@@ -13,7 +13,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bathyscope.command_help import OF_A_FOLDER, all_commands, one_command
-from bathyscope.config import Config, setting_names, validate
+from bathyscope.config import Config, setting_names
+from bathyscope.config_rules import validate
 from bathyscope.errors import BathyscopeError, ConfigError
 
 INTERRUPTED = 130

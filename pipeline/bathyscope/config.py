@@ -1,16 +1,13 @@
 """The configuration: dataclasses are the schema, YAML files in `conf/` hold values.
 
-Every field carries a line of help, which `bathyscope <command> --help` prints. Rules that join
-several fields are in `validate`, raised before anything is computed.
+Every field carries a line of help, which `bathyscope <command> --help` prints. What values may be
+is in `config_rules`.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
-
-from bathyscope.errors import ConfigError
 
 
 def option(default: Any, help: str) -> Any:
@@ -222,142 +219,3 @@ def setting_names(kind: type = Config, prefix: str = "") -> list[str]:
         if isinstance(inner, type) and is_dataclass(inner):
             names += setting_names(inner, f"{prefix}{item.name}.")
     return names if prefix else [*names, "experiment"]
-
-
-def validate(config: Config) -> None:
-    """Check every rule that joins settings. Raises `ConfigError` that says which to change."""
-    _one_of("model.kind", config.model.kind, ("smollm2_135m", "folder", "hub"))
-    _one_of("model.dtype", config.model.dtype, ("auto", "bfloat16", "float16", "float32"))
-    _one_of("model.attention", config.model.attention, ("sdpa", "eager"))
-    _one_of("data.kind", config.data.kind, ("documentation", "jsonl", "hf"))
-    _one_of("dictionary.kind", config.dictionary.kind, ("topk",))
-    _one_of("store.codec", config.store.codec, ("none", "zstd_bitshuffle", "int8", "fp8"))
-    _one_of("cluster.kind", config.cluster.kind, ("inline", "local", "address"))
-    _needed(config)
-    _positive(config)
-    _not_negative(config)
-    _hook(config)
-    if not 0 < config.data.held_out_share < 1:
-        raise ConfigError(
-            f"data.held_out_share is {config.data.held_out_share}. A share between 0 and 1 is "
-            "wanted: every figure is reported on held-out documents."
-        )
-    if not 0 <= config.verify.share <= 1:
-        raise ConfigError(
-            f"verify.share is {config.verify.share}. A share from 0 (sizes and receipts only) to 1 "
-            "(every byte) is wanted."
-        )
-    if config.data.sequence_length < 3:
-        raise ConfigError(
-            f"data.sequence_length is {config.data.sequence_length}. At least 3 is wanted: "
-            "position 0 is left out and the last position has no target."
-        )
-    if config.train.warmup_share + config.train.decay_share > 1:
-        raise ConfigError(
-            "train.warmup_share and train.decay_share add up to more than 1. Make one smaller."
-        )
-
-
-def _one_of(name: str, got: str, allowed: tuple[str, ...]) -> None:
-    if got not in allowed:
-        raise ConfigError(f"{name} is {got!r}. One of {', '.join(allowed)} is wanted.")
-
-
-def _needed(config: Config) -> None:
-    for name, wanted, value in (
-        ("model.path", config.model.kind == "folder", config.model.path),
-        ("model.repo", config.model.kind == "hub", config.model.repo),
-        ("model.revision", config.model.kind == "hub", config.model.revision),
-        ("data.paths", config.data.kind == "jsonl", config.data.paths),
-        ("data.dataset", config.data.kind == "hf", config.data.dataset),
-        ("cluster.address", config.cluster.kind == "address", config.cluster.address),
-        ("hooks.points", True, config.hooks.points),
-        ("url", True, config.url),
-    ):
-        if wanted and not value:
-            raise ConfigError(f"{name} is not set, but this configuration needs it.")
-
-
-def _positive(config: Config) -> None:
-    for name in (
-        "hooks.batch_items",
-        "dictionary.k",
-        "dictionary.expansion",
-        "train.epochs",
-        "train.batch_rows",
-        "train.lr",
-        "train.dead_after_epochs",
-        "train.log_every",
-        "store.unit_tokens",
-        "store.min_units",
-        "store.chunk_bytes",
-        "store.shard_bytes",
-        "store.streams",
-        "store.window_chunks",
-        "store.lease_s",
-        "cluster.workers",
-        "cluster.straggler_factor",
-        "cluster.straggler_least_s",
-        "evaluate.control_components",
-        "evaluate.batch_items",
-        "evaluate.resamples",
-        "describe.top_examples",
-        "describe.sampled_examples",
-        "describe.bands",
-        "describe.promoted_tokens",
-        "verify.threads",
-    ):
-        value = _value(config, name)
-        # NaN compares false with everything, so the accepted range is what is asked for.
-        if not 0 < value < math.inf:
-            raise ConfigError(f"{name} is {value}. A number above 0 is wanted.")
-
-
-def _not_negative(config: Config) -> None:
-    for name in (
-        "data.min_chars",
-        "data.train_tokens",
-        "data.held_out_tokens",
-        "data.seed",
-        "dictionary.num_latents",
-        "train.warmup_share",
-        "train.decay_share",
-        "train.auxk_weight",
-        "train.seed",
-        "store.items_per_unit",
-        "store.memory_bytes",
-        "cluster.threads",
-        "cluster.gpus_per_worker",
-        "cluster.max_failures",
-        "evaluate.splice_tokens",
-        "evaluate.train_splice_tokens",
-        "evaluate.seed",
-        "describe.examples_per_band",
-        "describe.window_before",
-        "describe.window_after",
-        "describe.seed",
-        "verify.seed",
-    ):
-        value = _value(config, name)
-        if not 0 <= value < math.inf:
-            raise ConfigError(f"{name} is {value}. 0 or a number above it is wanted.")
-
-
-def _value(config: Config, name: str) -> float:
-    group, _, setting = name.partition(".")
-    value: float = getattr(getattr(config, group), setting)
-    return value
-
-
-def _hook(config: Config) -> None:
-    points, hook = config.hooks.points, config.dictionary.hook
-    if hook is not None and hook not in points:
-        raise ConfigError(
-            f"dictionary.hook is {hook!r}, but hooks.points are {points}. Add it there, or choose "
-            "one of them."
-        )
-    if hook is None and len(points) > 1:
-        raise ConfigError(
-            f"hooks.points are {points}: say which of them the dictionary reads with "
-            "dictionary.hook."
-        )
