@@ -123,7 +123,7 @@ ABOVE_ZERO = [
     "train.batch_rows", "train.lr", "train.dead_after_epochs", "train.log_every",
     "store.unit_tokens", "store.min_units", "store.chunk_bytes", "store.shard_bytes",
     "store.streams", "store.window_chunks", "store.lease_s", "cluster.workers",
-    "cluster.straggler_factor", "cluster.straggler_least_s",
+    "cluster.straggler_factor", "cluster.straggler_least_s", "cluster.start_s",
     "evaluate.control_components", "evaluate.batch_items", "evaluate.resamples",
     "describe.top_examples", "describe.sampled_examples", "describe.bands",
     "describe.promoted_tokens", "verify.threads",

@@ -138,6 +138,9 @@ class ClusterConfig:
         4.0, "a unit that takes so many times the median is given to another worker as well"
     )
     straggler_least_s: float = option(60.0, "but not before so many seconds")
+    start_s: float = option(
+        1800.0, "seconds in which a worker must have loaded its model, or it is replaced"
+    )
 
 
 @dataclass

@@ -82,6 +82,7 @@ def _positive(config: Config) -> None:
         "cluster.workers",
         "cluster.straggler_factor",
         "cluster.straggler_least_s",
+        "cluster.start_s",
         "evaluate.control_components",
         "evaluate.batch_items",
         "evaluate.resamples",

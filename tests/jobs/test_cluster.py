@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,7 +23,10 @@ from bathyscope.errors import (
 from bathyscope.jobs.cluster import Cluster, with_absolute_paths
 from bathyscope.jobs.schedule import Limits, Schedule, Task
 from bathyscope.jobs.sink import Silent
+from bathyscope.runs.work import Begun
 from bathyscope.stages import encode, harvest, train
+from bathyscope.stores.receipts import Receipts
+from bathyscope.stores.stored_receipts import StoredReceipts
 from support import changed, listing
 
 pytestmark = [
@@ -90,17 +94,28 @@ def test_bytes_equal_those_of_the_inline_driver_though_a_worker_was_killed(
 
 
 class StopOnce(Silent):
-    """Stops a worker with SIGSTOP when its second unit is under way, and never wakes it."""
+    """Stops a worker with SIGSTOP when every worker has done a unit, and never wakes it."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
         self.stopped = 0
         self.notes: list[str] = []
 
+    def begin(self, begun: Begun) -> None:
+        self.receipts = Receipts(begun.objects, begun.work.segment.name)
+
     def progress(self, done: float, text: str) -> None:
         if done >= 4 and not self.stopped:
-            self.stopped = self.cluster.worker_pids()[0]
+            # Workers begin at their own pace. Each was given a unit before the first was done.
+            end = time.monotonic() + 120
+            while len(pids := self.pids()) < self.workers:
+                assert time.monotonic() < end
+                time.sleep(0.1)
+            self.stopped = min(pids)
             os.kill(self.stopped, signal.SIGSTOP)
+
+    def pids(self) -> set[int]:
+        return {int(r.writer["pid"]) for r in StoredReceipts(self.receipts).values()}
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -117,7 +132,7 @@ def test_a_worker_that_hangs_is_given_up_and_its_unit_done_by_another(
             cluster__straggler_factor=2.0,
         )
     )
-    sink = StopOnce(hanging)
+    sink = StopOnce(workers=2)
     try:
         hanging.drive(harvest, sink)
         assert sink.stopped
@@ -132,7 +147,7 @@ def test_a_worker_that_hangs_is_given_up_and_its_unit_done_by_another(
 
 def test_the_only_worker_is_replaced_when_it_hangs(config: Config) -> None:
     lonely = Cluster(changed(config, cluster__straggler_least_s=0.7, cluster__straggler_factor=1.0))
-    sink = StopOnce(lonely)
+    sink = StopOnce(workers=1)
     try:
         lonely.drive(harvest, sink)
         assert sink.stopped not in lonely.worker_pids()
@@ -195,7 +210,7 @@ def judged(config: Config) -> tuple[Cluster, Schedule, StopOnce]:
     made = Cluster(config)
     schedule = Schedule([4], Limits(unit_failures=1, first_pause_s=0.0))
     schedule.next("worker", 0.0)
-    return made, schedule, StopOnce(made)
+    return made, schedule, StopOnce(workers=1)
 
 
 def test_a_store_that_fails_once_is_tried_again(

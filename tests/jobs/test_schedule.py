@@ -86,9 +86,8 @@ def test_a_straggler_is_given_out_again_once() -> None:
     assert schedule.done == 4
 
 
-def test_a_worker_that_loads_its_model_is_no_straggler() -> None:
-    schedule = finished_quickly(5)
-    schedule.succeeded("slow", 20)
+def loading() -> Schedule:
+    """One worker has loaded its model since 0, the other has done units of 20 seconds."""
     schedule = Schedule(range(5), LIMITS)
     schedule.next("loads", 0)
     schedule.next("warm", 0)
@@ -97,13 +96,27 @@ def test_a_worker_that_loads_its_model_is_no_straggler() -> None:
     for turn in range(3):
         schedule.next("warm", 500 + 20 * turn)
         schedule.succeeded("warm", 520 + 20 * turn)
-
     assert schedule.median_s == 20
-    assert schedule.next("warm", 1000) is None
+    return schedule
+
+
+def test_a_worker_that_loads_its_model_is_not_given_up_for_being_slow() -> None:
+    schedule = loading()
+
     assert not schedule.hopeless("loads", 1800)
     assert schedule.hopeless("loads", 1801)
     schedule.began("loads", 1000)
-    assert schedule.next("warm", 1081) == Task(0, take_over=True)
+    assert not schedule.hopeless("loads", 1240)
+    assert schedule.hopeless("loads", 1241)
+
+
+def test_an_idle_worker_does_the_unit_of_one_that_still_loads() -> None:
+    schedule = loading()
+
+    assert schedule.next("warm", 561) == Task(0, take_over=True)
+    assert schedule.succeeded("warm", 580)
+    assert schedule.finished
+    assert not schedule.succeeded("loads", 1500), "it found the unit done"
 
 
 def test_a_worker_far_beyond_stragglers_is_hopeless() -> None:

@@ -142,6 +142,7 @@ class Cluster:
             unit_failures=settings.max_failures,
             straggler_factor=settings.straggler_factor,
             straggler_least_s=settings.straggler_least_s,
+            start_s=settings.start_s,
         )
         schedule = Schedule(begun.remaining.indices, limits)
         running: dict[Any, Any] = {}

@@ -186,7 +186,8 @@ class Schedule:
     def _hanging(self, now: float) -> int | None:
         """The unit that runs for longest, if that is too long and only one worker has it."""
         too_long = self._too_long()
-        alone = [a for a in self._running.values() if a.begun and self._attempts.get(a.unit) == 1]
+        # Also of a worker that still loads its model: an idle one need not wait for it.
+        alone = [a for a in self._running.values() if self._attempts.get(a.unit) == 1]
         longest = min(alone, key=lambda a: a.since, default=None)
         if too_long is None or longest is None:
             return None
