@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 Buffer = bytes | bytearray | memoryview
+
+TEMPORARY = re.compile(r".*#\d+")
+"""Names of files that are being written, here and by obstore."""
 
 # What Linux takes in one call of writev or readv.
 _MOST_PIECES = 1024
@@ -49,6 +53,17 @@ def write(path: Path, pieces: Sequence[Buffer], *, create: bool, fsync: bool) ->
     if fsync:
         sync_folder(path.parent)
     return True
+
+
+def names(folder: Path) -> list[str]:
+    """Names of the files directly in a folder, sorted, without those that are being written."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(
+                e.name for e in entries if e.is_file() and not TEMPORARY.fullmatch(e.name)
+            )
+    except FileNotFoundError:
+        return []
 
 
 def read_into(path: Path, start: int, buffers: Sequence[memoryview]) -> int:
