@@ -127,12 +127,13 @@ class ClusterConfig:
 
     kind: str = option("local", "inline (this process), local (Ray here) or address (a cluster)")
     address: str | None = option(None, "address of a running Ray cluster (kind address)")
-    workers: int = option(1, "worker processes")
+    workers: int = option(1, "worker processes wanted; the first one that is ready begins")
+    min_workers: int = option(1, "the run stops when failures leave fewer worker slots")
     threads: int = option(0, "CPU threads of a worker; 0 takes all cores, split over workers")
     gpus_per_worker: int = option(0, "GPUs of a worker")
     object_store_bytes: int = option(100 * 2**20, "Ray's shared memory (kind local)")
     max_failures: int = option(
-        3, "worker deaths, and failures of one unit, that are survived before the run stops"
+        3, "failures of one unit, and deaths in a row in one worker slot, that are survived"
     )
     straggler_factor: float = option(
         4.0, "a unit that takes so many times the median is given to another worker as well"
@@ -140,6 +141,12 @@ class ClusterConfig:
     straggler_least_s: float = option(60.0, "but not before so many seconds")
     start_s: float = option(
         1800.0, "seconds in which a worker must have loaded its model, or it is replaced"
+    )
+    drain_s: float = option(
+        90.0, "seconds that units under way are given after SIGTERM or SIGUSR1"
+    )
+    audit: float = option(
+        0.0, "share of the units that another worker does again to compare, such as 0.001"
     )
 
 

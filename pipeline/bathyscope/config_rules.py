@@ -31,6 +31,16 @@ def validate(config: Config) -> None:
             f"verify.share is {config.verify.share}. A share from 0 (sizes and receipts only) to 1 "
             "(every byte) is wanted."
         )
+    if not 0 <= config.cluster.audit <= 1:
+        raise ConfigError(
+            f"cluster.audit is {config.cluster.audit}. A share from 0 (none) to 1 (every unit is "
+            "done twice) is wanted."
+        )
+    if config.cluster.min_workers > config.cluster.workers:
+        raise ConfigError(
+            f"cluster.min_workers is {config.cluster.min_workers}, but cluster.workers is "
+            f"{config.cluster.workers}. Ask for more workers, or for fewer at least."
+        )
     if config.data.sequence_length < 3:
         raise ConfigError(
             f"data.sequence_length is {config.data.sequence_length}. At least 3 is wanted: "
@@ -80,6 +90,7 @@ def _positive(config: Config) -> None:
         "store.window_chunks",
         "store.lease_s",
         "cluster.workers",
+        "cluster.min_workers",
         "cluster.straggler_factor",
         "cluster.straggler_least_s",
         "cluster.start_s",
@@ -114,6 +125,7 @@ def _not_negative(config: Config) -> None:
         "cluster.threads",
         "cluster.gpus_per_worker",
         "cluster.max_failures",
+        "cluster.drain_s",
         "evaluate.splice_tokens",
         "evaluate.train_splice_tokens",
         "evaluate.seed",

@@ -63,3 +63,7 @@ class DependencyError(BathyscopeError, ImportError):
 
 class JobError(BathyscopeError, RuntimeError):
     """Units that failed more often than the limit allows."""
+
+
+class StopRequested(BathyscopeError, RuntimeError):
+    """The work was stopped by a signal, in good order; the same command goes on."""

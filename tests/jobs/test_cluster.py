@@ -8,20 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import deadly_stage
 import pytest
 
 from bathyscope.commands.run import run as run_stages
 from bathyscope.config import Config
-from bathyscope.errors import (
-    IdentityMismatch,
-    JobError,
-    LeaseLost,
-    NonFiniteError,
-    ReceiptConflict,
-    StoreError,
-)
-from bathyscope.jobs.cluster import Cluster, with_absolute_paths
-from bathyscope.jobs.schedule import Limits, Schedule, Task
+from bathyscope.errors import IdentityMismatch, JobError, NonFiniteError
+from bathyscope.jobs.cluster import Cluster
+from bathyscope.jobs.cluster_worker import with_absolute_paths
 from bathyscope.jobs.sink import Silent
 from bathyscope.runs.work import Begun
 from bathyscope.stages import encode, harvest, train
@@ -83,7 +77,7 @@ def test_bytes_equal_those_of_the_inline_driver_though_a_worker_was_killed(
     sink = KillOnce(cluster)
     cluster.drive(harvest, sink)
     assert len(sink.notes) == 1
-    assert "a new one takes it over" in sink.notes[0]
+    assert "another one takes it over" in sink.notes[0]
     for stage in (train, encode):
         cluster.drive(stage, Silent())
     inline = tiny_config(tmp_path / "inline")
@@ -156,13 +150,18 @@ def test_the_only_worker_is_replaced_when_it_hangs(config: Config) -> None:
     assert any("hangs on unit" in note for note in sink.notes)
 
 
-def test_too_many_deaths_stop_the_run_and_keep_what_is_done(config: Config) -> None:
-    cluster = Cluster(changed(config, cluster__max_failures=1))
+def test_a_unit_that_kills_its_workers_stops_the_run(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(deadly_stage.__file__).parent))
+    cluster = Cluster(changed(config, cluster__max_failures=1, data__train_tokens=3))
+    sink = KillOnce(cluster, times=0)
     try:
-        with pytest.raises(JobError, match=r"2 workers died.*max_failures is 1"):
-            cluster.drive(harvest, KillOnce(cluster, times=2))
+        with pytest.raises(JobError, match=r"Unit 0 failed 2 times, the last time: its worker die"):
+            cluster.drive(deadly_stage, sink)
     finally:
         cluster.close()
+    assert sink.notes == ["a worker died on unit 0; another one takes it over"] * 2
 
 
 def test_errors_of_a_worker_arrive_as_they_were_raised(
@@ -178,13 +177,27 @@ def test_errors_of_a_worker_arrive_as_they_were_raised(
         cluster.close()
 
 
+def test_workers_that_cannot_open_the_stage_stop_the_run_when_too_few_slots_are_left(
+    config: Config,
+) -> None:
+    cluster = Cluster(changed(config, cluster__max_failures=1, data__train_tokens=3))
+    sink = KillOnce(cluster, times=0)
+    try:
+        # No worker can import it: its folder is not on their path.
+        with pytest.raises(JobError, match=r"2 workers died.*No module named 'deadly_stage'"):
+            cluster.drive(deadly_stage, sink)
+    finally:
+        cluster.close()
+    assert sink.notes == ["2 workers of one slot died in a row; 0 slots are left"]
+
+
 def test_a_run_that_is_up_to_date_or_refused_starts_no_ray(
     finished_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def started(*args: object) -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("bathyscope.jobs.cluster._start_ray", started)
+    monkeypatch.setattr("bathyscope.jobs.cluster.start_ray", started)
     cluster = Cluster(changed(finished_config, cluster__kind="local"))
     assert cluster.drive(harvest, Silent()) == {}
     other = Cluster(changed(finished_config, cluster__kind="local", hooks__batch_items=2))
@@ -204,51 +217,10 @@ def test_paths_are_absolute_for_workers_with_another_folder(
     assert with_absolute_paths(changed(config, url="s3://bucket/run")).url == "s3://bucket/run"
 
 
-@pytest.fixture
-def judged(config: Config) -> tuple[Cluster, Schedule, StopOnce]:
-    """A cluster that is never started, with one worker on unit 4."""
-    made = Cluster(config)
-    schedule = Schedule([4], Limits(unit_failures=1, first_pause_s=0.0))
-    schedule.next("worker", 0.0)
-    return made, schedule, StopOnce(workers=1)
-
-
-def test_a_store_that_fails_once_is_tried_again(
-    judged: tuple[Cluster, Schedule, StopOnce],
-) -> None:
-    cluster, schedule, sink = judged
-
-    cluster._judge(StoreError("no answer in time"), "worker", schedule, sink)
-
-    assert sink.notes == ["unit 4 is tried again: no answer in time"]
-    assert schedule.next("worker", float("inf")) == Task(4)
-    with pytest.raises(JobError, match="Unit 4 failed 2 times, the last time: still none"):
-        cluster._judge(StoreError("still none"), "worker", schedule, sink)
-
-
-def test_a_lost_lease_is_no_failure(judged: tuple[Cluster, Schedule, StopOnce]) -> None:
-    cluster, schedule, sink = judged
-
-    cluster._judge(LeaseLost("taken"), "worker", schedule, sink)
-
-    assert sink.notes == []
-    assert schedule.next("worker", 0.0) == Task(4)
-
-
-@pytest.mark.parametrize("error", [ReceiptConflict("twice"), NonFiniteError("NaN"), JobError("x")])
-def test_errors_that_do_not_pass_end_the_run(
-    judged: tuple[Cluster, Schedule, StopOnce], error: Exception
-) -> None:
-    cluster, schedule, sink = judged
-
-    with pytest.raises(type(error)):
-        cluster._judge(error, "worker", schedule, sink)
-
-
 def test_a_worker_of_another_version_is_refused(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bathyscope.jobs.cluster.versions", lambda: {"torch": "0.1"})
+    monkeypatch.setattr("bathyscope.jobs.cluster_fleet.versions", lambda: {"torch": "0.1"})
     cluster = Cluster(config)
     try:
         with pytest.raises(JobError, match=r"torch .* \(driver: 0\.1\)"):

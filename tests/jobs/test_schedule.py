@@ -65,10 +65,8 @@ def finished_quickly(units: int) -> Schedule:
     """A schedule whose first units took 20 seconds each; the last one is running since 0."""
     schedule = Schedule(range(units), LIMITS)
     schedule.next("slow", 0)
-    schedule.began("slow", 0)
     for _ in range(units - 1):
         schedule.next("fast", 0)
-        schedule.began("fast", 0)
         schedule.succeeded("fast", 20)
     return schedule
 
@@ -86,37 +84,94 @@ def test_a_straggler_is_given_out_again_once() -> None:
     assert schedule.done == 4
 
 
-def loading() -> Schedule:
-    """One worker has loaded its model since 0, the other has done units of 20 seconds."""
-    schedule = Schedule(range(5), LIMITS)
-    schedule.next("loads", 0)
-    schedule.next("warm", 0)
-    schedule.succeeded("warm", 500)
-    assert schedule.median_s is None, "its first unit says nothing of the others"
-    for turn in range(3):
-        schedule.next("warm", 500 + 20 * turn)
-        schedule.succeeded("warm", 520 + 20 * turn)
-    assert schedule.median_s == 20
+def test_the_unit_of_a_worker_that_is_gone_is_taken_over() -> None:
+    schedule = Schedule([4, 5], LIMITS)
+    schedule.next("a", 0)
+    schedule.failed("a", 10, "died", gone=True)
+    schedule.next("b", 10)
+
+    assert schedule.next("c", 11) == Task(4, take_over=True), "its lease need not run out"
+
+
+def test_a_unit_that_is_taken_away_comes_back_at_once_without_blame() -> None:
+    schedule = Schedule([4], Limits(unit_failures=0))
+    for turn in range(5):
+        assert schedule.next(turn, 0) in (Task(4), Task(4, take_over=True))
+        schedule.taken_away(turn)
+
+    assert schedule.next("a", 0) == Task(4, take_over=True)
+
+
+def test_the_time_that_a_unit_still_takes_is_known_from_the_others() -> None:
+    schedule = finished_quickly(4)
+    assert schedule.left_s("slow", 5) == 15
+    assert schedule.left_s("slow", 50) == 0
+    fresh = Schedule([1], LIMITS)
+    fresh.next("a", 0)
+    assert fresh.left_s("a", 5) is None
+
+
+def audited_by(*workers: str) -> Schedule:
+    """Unit 1 of three is audited; the first worker has done all."""
+    schedule = Schedule(range(3), LIMITS, audited=lambda unit: unit == 1)
+    for worker in workers[1:]:
+        schedule.next(worker, 0)
+        schedule.held(worker, 0)
+    for _ in range(3):
+        assert schedule.next(workers[0], 1) is not None
+        assert schedule.succeeded(workers[0], 2)
     return schedule
 
 
-def test_a_worker_that_loads_its_model_is_not_given_up_for_being_slow() -> None:
-    schedule = loading()
+def test_an_audited_unit_is_done_again_by_another_worker() -> None:
+    schedule = audited_by("a", "b")
 
-    assert not schedule.hopeless("loads", 1800)
-    assert schedule.hopeless("loads", 1801)
-    schedule.began("loads", 1000)
-    assert not schedule.hopeless("loads", 1240)
-    assert schedule.hopeless("loads", 1241)
-
-
-def test_an_idle_worker_does_the_unit_of_one_that_still_loads() -> None:
-    schedule = loading()
-
-    assert schedule.next("warm", 561) == Task(0, take_over=True)
-    assert schedule.succeeded("warm", 580)
+    assert schedule.done == 3
+    assert not schedule.finished
+    assert schedule.next("a", 3) is None, "it did the unit itself"
+    assert schedule.next("b", 3) == Task(1, audit=True)
+    assert not schedule.finished
+    assert not schedule.succeeded("b", 4), "it was done before"
     assert schedule.finished
-    assert not schedule.succeeded("loads", 1500), "it found the unit done"
+    assert (schedule.done, schedule.audits_done) == (3, 1)
+
+
+def test_the_only_worker_audits_its_own_units() -> None:
+    schedule = Schedule(range(2), LIMITS, audited=lambda unit: unit == 0)
+    schedule.next("a", 0)
+    schedule.succeeded("a", 1)
+
+    assert schedule.next("a", 1) == Task(0, audit=True)
+
+
+def test_when_the_others_are_gone_a_worker_audits_its_own_units() -> None:
+    schedule = audited_by("a", "b")
+    schedule.forget("b")
+
+    assert schedule.next("a", 3) == Task(1, audit=True)
+
+
+def test_an_audit_that_fails_is_done_again_and_counted() -> None:
+    schedule = audited_by("a", "b")
+    schedule.next("b", 3)
+    schedule.failed("b", 3, "died", gone=True)
+    assert not schedule.finished
+    assert schedule.next("c", 4) == Task(1, audit=True)
+    schedule.taken_away("c")
+    assert schedule.next("d", 4) == Task(1, audit=True)
+    schedule.failed("d", 5, "died")
+    schedule.next("e", 10)
+
+    with pytest.raises(JobError, match="Unit 1 failed 3 times"):
+        schedule.failed("e", 11, "died")
+
+
+def test_audits_that_take_long_are_not_given_out_twice() -> None:
+    schedule = audited_by("a", "b")
+    schedule.next("b", 3)
+
+    assert schedule.next("a", 1000) is None
+    assert schedule.hopeless("b", 1000)
 
 
 def test_a_worker_far_beyond_stragglers_is_hopeless() -> None:
@@ -128,7 +183,6 @@ def test_a_worker_far_beyond_stragglers_is_hopeless() -> None:
     assert schedule.next("new", 242) == Task(0)
     alone = Schedule([1], LIMITS)
     alone.next("a", 0)
-    alone.began("a", 0)
     assert not alone.hopeless("a", 1e9), "nothing to compare with"
 
 
@@ -155,10 +209,8 @@ def test_a_worker_that_was_taken_over_leaves_the_unit_to_the_other() -> None:
 def test_short_units_have_no_stragglers_before_the_least_time() -> None:
     schedule = Schedule(range(4), LIMITS)
     schedule.next("slow", 0)
-    schedule.began("slow", 0)
     for _ in range(3):
         schedule.next("fast", 0)
-        schedule.began("fast", 0)
         schedule.succeeded("fast", 0.1)
 
     assert schedule.next("fast", 29) is None
@@ -179,7 +231,11 @@ def test_without_a_median_nobody_is_a_straggler() -> None:
 @given(st.integers(0, 12), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_every_unit_is_done_once_whatever_happens(count: int, workers: int, random: object) -> None:
     rng = np.random.default_rng(random.getrandbits(32))  # type: ignore[attr-defined]
-    schedule = Schedule(range(count), Limits(unit_failures=10**9, straggler_least_s=1))
+    schedule = Schedule(
+        range(count),
+        Limits(unit_failures=10**9, straggler_least_s=1),
+        audited=lambda unit: unit % 3 == 0,
+    )
     counted: list[int] = []
     now = 0.0
     for _ in range(10_000):
@@ -191,9 +247,11 @@ def test_every_unit_is_done_once_whatever_happens(count: int, workers: int, rand
         if unit is None:
             schedule.next(worker, now)
             continue
-        event = rng.integers(5)
+        event = rng.integers(6)
         if event == 0:
-            schedule.failed(worker, now, "x")
+            schedule.failed(worker, now, "x", gone=bool(rng.integers(2)))
+        elif event == 5:
+            schedule.taken_away(worker)
         elif event == 1:
             schedule.held(worker, now)
         elif event == 2:
@@ -203,3 +261,4 @@ def test_every_unit_is_done_once_whatever_happens(count: int, workers: int, rand
 
     assert schedule.finished
     assert sorted(counted) == list(range(count))
+    assert schedule.audits_done == len(range(0, count, 3))

@@ -21,7 +21,7 @@ def test_versions_are_those_that_are_installed() -> None:
 
 
 def test_the_same_versions_pass() -> None:
-    check_versions(versions())
+    check_versions(versions(), versions(), "here")
 
 
 def test_every_difference_is_named() -> None:
@@ -29,9 +29,10 @@ def test_every_difference_is_named() -> None:
     wanted = {**versions(), "triton": "9.9", "numpy": "0.1"}
 
     with pytest.raises(JobError) as caught:
-        check_versions(wanted, mine)
+        check_versions(wanted, mine, "node-7")
 
     text = str(caught.value)
+    assert text.startswith("The worker on node-7 has ")
     assert f"torch 1.0 (driver: {torch.__version__})" in text
     assert "triton absent (driver: 9.9)" in text
     assert "(driver: 0.1)" in text

@@ -36,6 +36,30 @@ class UnitGuard:
         """Say how far the unit is."""
         self._report(fraction, text)
 
+    @property
+    def keep(self) -> bool:
+        """What the unit makes is stored."""
+        return True
+
+
+class AuditGuard:
+    """Stands by while a unit is done again to compare: nothing is stored, no lease is needed."""
+
+    def __init__(self, report: Progress) -> None:
+        self._report = report
+
+    def check(self) -> None:
+        """Nothing can be lost."""
+
+    def progress(self, fraction: float, text: str = "") -> None:
+        """Say how far the unit is."""
+        self._report(fraction, text)
+
+    @property
+    def keep(self) -> bool:
+        """Nothing is stored."""
+        return False
+
 
 def do_unit(
     stage: Stage,
@@ -57,23 +81,39 @@ def do_unit(
     """
     segment = work.segment.name
     receipts = Receipts(objects, segment)
-    there = receipts.get(unit.index)
-    if there is not None:
-        return there
     leases = Leases(objects, segment, seconds=lease_s)
     lease = leases.take_over(unit.index) if take_over else leases.claim(unit.index)
-    if lease is None:
-        return None
+    # After the claim, so that no other worker can do it in between.
     there = receipts.get(unit.index)
-    if there is not None:
-        # It was finished between the look and the claim.
+    if there is not None and lease is not None:
         leases.release(unit.index)
+    if there is not None or lease is None:
         return there
     guard = UnitGuard(leases, lease, report)
     outcome = stage.run(unit, context, guard)
     guard.check()
-    receipt = receipts.create(_receipt(unit, outcome, guard.lease))
+    receipt = receipts.create(_receipt(unit, outcome, guard.lease.term, guard.lease.attempt))
     leases.release(unit.index)
+    return receipt
+
+
+def audit_unit(
+    stage: Stage,
+    unit: Unit,
+    *,
+    context: Any,
+    work: Work,
+    objects: Objects,
+    report: Progress,
+) -> Receipt:
+    """Do a unit that is done already and compare; nothing is stored.
+
+    Raises what the stage raises, and `ReceiptConflict` when another result comes out: then the
+    receipt is set aside, and the unit counts as not done.
+    """
+    outcome = stage.run(unit, context, AuditGuard(report))
+    receipt = _receipt(unit, outcome, term=0, attempt=0)
+    Receipts(objects, work.segment.name).compare(receipt)
     return receipt
 
 
@@ -84,15 +124,15 @@ def set_threads(threads: int, workers: int = 1) -> int:
     return count
 
 
-def _receipt(unit: Unit, outcome: Outcome, lease: Lease) -> Receipt:
+def _receipt(unit: Unit, outcome: Outcome, term: int, attempt: int) -> Receipt:
     return Receipt(
         unit=unit.index,
-        term=lease.term,
+        term=term,
         valid=outcome.valid,
         shards=outcome.shards,
         moments=outcome.moments,
         figures=outcome.figures,
-        writer={**_writer(), "attempt": lease.attempt},
+        writer={**_writer(), "attempt": attempt},
     )
 
 

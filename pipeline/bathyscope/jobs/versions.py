@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import socket
 from collections.abc import Mapping
 
 from bathyscope.errors import JobError
@@ -23,16 +22,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def check_versions(wanted: Mapping[str, str], mine: Mapping[str, str] | None = None) -> None:
-    """Raise `JobError` that names every difference between the driver's versions and these."""
-    mine = versions() if mine is None else mine
+def check_versions(wanted: Mapping[str, str], found: Mapping[str, str], host: str) -> None:
+    """Raise `JobError` that names every difference between the driver's versions and a worker's."""
     differing = [
-        f"{name} {mine.get(name, 'absent')} (driver: {there})"
+        f"{name} {found.get(name, 'absent')} (driver: {there})"
         for name, there in wanted.items()
-        if mine.get(name, "absent") != there
+        if found.get(name, "absent") != there
     ]
     if differing:
         raise JobError(
-            f"The worker on {socket.gethostname()} has {', '.join(differing)}. Other versions give "
-            "other bytes: install the same on every node, or start the driver from the same image."
+            f"The worker on {host} has {', '.join(differing)}. Other versions give other bytes: "
+            "install the same on every node, or start the driver from the same image."
         )

@@ -25,6 +25,7 @@ from bathyscope.values import Json, Unit, UnitPlan
 
 NAME = "encode"
 SEMANTICS = 2
+AUDITED = True
 _BATCH_ROWS = 8192
 
 
@@ -108,6 +109,7 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
         },
         check=guard.check,
         fsync=context.fsync,
+        keep=guard.keep,
     )
     return Outcome(valid=len(rows), shards=shards)
 

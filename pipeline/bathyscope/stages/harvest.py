@@ -37,6 +37,7 @@ from bathyscope.values import Json, Unit, UnitPlan
 
 NAME = "harvest"
 SEMANTICS = 1
+AUDITED = True
 
 
 @dataclass
@@ -119,6 +120,7 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
         },
         check=guard.check,
         fsync=context.fsync,
+        keep=guard.keep,
     )
     return Outcome(
         valid=len(masks),

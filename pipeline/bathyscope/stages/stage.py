@@ -28,6 +28,11 @@ class Outcome:
 class Guard(Protocol):
     """Stands by while a unit runs."""
 
+    @property
+    def keep(self) -> bool:
+        """Whether shards are stored; False where a unit is done again only to compare."""
+        ...
+
     def check(self) -> None:
         """Confirm the lease; raises `LeaseLost` when another worker took the unit."""
         ...

@@ -64,6 +64,15 @@ class Receipts:
             raise self._conflict(there, receipt)
         return there
 
+    def compare(self, receipt: Receipt) -> None:
+        """Compare a second result with the receipt of its unit, if that is still there.
+
+        Raises `ReceiptConflict`, and sets both aside, when they differ.
+        """
+        there = self.get(receipt.unit)
+        if there is not None and not there.same_result(receipt):
+            raise self._conflict(there, receipt)
+
     def loose(self, unit: int) -> Receipt | None:
         """The receipt of a unit that lies by itself, or None."""
         key = self.key(unit)

@@ -47,6 +47,7 @@ def write_unit(
     rows: Mapping[str, npt.NDArray[Any]],
     check: Callable[[], None],
     fsync: bool = True,
+    keep: bool = True,
 ) -> tuple[ShardRecord, ...]:
     """Write the rows of every array of a unit; `check` confirms the lease before each shard.
 
@@ -54,8 +55,14 @@ def write_unit(
     receipt's `valid` says where they begin. With `fsync`, on a local disk, all bytes and names are
     on the disk when this returns, so that no receipt outlives its shards in a power cut.
 
-    While a shard is written in the background, the next one is assembled and hashed.
+    While a shard is written in the background, the next one is assembled and hashed. Without
+    `keep` nothing is written: the records say what would have been.
     """
+    if not keep:
+        return tuple(
+            record_of(spec.shard_key(segment.name, shard), assemble(part, spec))
+            for spec, shard, part in _parts(segment, unit, rows)
+        )
     with ThreadPoolExecutor(max_workers=1) as writer:
         placed: deque[Future[ShardRecord]] = deque()
         records: list[ShardRecord] = []

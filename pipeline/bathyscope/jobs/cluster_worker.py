@@ -1,0 +1,140 @@
+"""The process that does units in a Ray cluster: it opens a stage once and runs its units."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from bathyscope.config import Config
+from bathyscope.jobs.schedule import Task
+from bathyscope.jobs.unit import audit_unit, do_unit, set_threads
+from bathyscope.jobs.versions import versions
+from bathyscope.runs.work import Work
+from bathyscope.stores.objects import Objects
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker lives."""
+
+    host: str
+    pid: int
+    node: str
+    """Ray's name of the node."""
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """What a worker must know of a stage; sent once, not with every unit."""
+
+    stage: str
+    """Module of the stage."""
+    config: Config
+    work: Work
+
+
+class Worker:
+    """Lives in an actor. Its calls may overlap: one runs units, the others answer questions."""
+
+    def __init__(self, threads: int, workers: int) -> None:
+        self._threads = (threads, workers)
+        self._lock = threading.Lock()
+        self._progress = (0.0, "")
+        self._stage: Any = None
+        self._job: StageJob | None = None
+        self._context: Any = None
+
+    def join(self) -> dict[str, Any]:
+        """Say where this is and what is installed: the fields of `Place`.
+
+        Plain values, because another version of this package may be what is installed.
+        """
+        node = ray.get_runtime_context().get_node_id()
+        return {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "node": node,
+            "versions": versions(),
+        }
+
+    def prepare(self, job: StageJob) -> None:
+        """Open a stage: load its model, or its readers. Raises what the stage raises."""
+        self.close()
+        set_threads(*self._threads)
+        stage: Any = importlib.import_module(job.stage)
+        self._context = stage.open(job.config, job.work)
+        self._stage, self._job = stage, job
+
+    def run(self, task: Task) -> bool:
+        """Do one unit, or do it again to compare; False when a stranger holds it.
+
+        The receipt stays in the store: with its moments it may be megabytes.
+        """
+        job, stage = self._job, self._stage
+        assert job is not None, "a unit came before the stage was prepared"
+        # OpenMP keeps the count per thread, and this may be another one than last time.
+        set_threads(*self._threads)
+        self._report(0.0, "")
+        unit = job.work.plan.unit(task.unit)
+        objects = Objects(job.config.url).at(job.work.artifact)
+        if task.audit:
+            audit_unit(
+                stage,
+                unit,
+                context=self._context,
+                work=job.work,
+                objects=objects,
+                report=self._report,
+            )
+            return True
+        receipt = do_unit(
+            stage,
+            unit,
+            context=self._context,
+            work=job.work,
+            objects=objects,
+            lease_s=job.config.store.lease_s,
+            report=self._report,
+            take_over=task.take_over,
+        )
+        return receipt is not None
+
+    def progress(self) -> tuple[float, str]:
+        """Fraction of the unit under way, and a few words."""
+        with self._lock:
+            return self._progress
+
+    def close(self) -> None:
+        """Let go of the open stage: models and readers."""
+        self._stage, self._job, self._context = None, None, None
+
+    def _report(self, fraction: float, text: str) -> None:
+        with self._lock:
+            self._progress = (fraction, text)
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The configuration for a process with another working directory."""
+
+    def absolute(path: str | None) -> str | None:
+        return os.path.abspath(path) if path and "://" not in path else path
+
+    model = dataclasses.replace(
+        config.model,
+        path=absolute(config.model.path),
+        offload_folder=absolute(config.model.offload_folder),
+    )
+    data = dataclasses.replace(config.data, paths=[str(absolute(p)) for p in config.data.paths])
+    url = absolute(config.url) or config.url
+    return dataclasses.replace(
+        config, url=url, cache=absolute(config.cache), model=model, data=data
+    )
