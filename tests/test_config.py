@@ -123,7 +123,8 @@ ABOVE_ZERO = [
     "train.batch_rows", "train.lr", "train.dead_after_epochs", "train.log_every",
     "store.unit_tokens", "store.min_units", "store.chunk_bytes", "store.shard_bytes",
     "store.streams", "store.window_chunks", "store.lease_s", "cluster.workers",
-    "cluster.straggler_factor", "cluster.straggler_least_s", "cluster.start_s",
+    "cluster.min_workers", "cluster.straggler_factor", "cluster.straggler_least_s",
+    "cluster.start_s",
     "evaluate.control_components", "evaluate.batch_items", "evaluate.resamples",
     "describe.top_examples", "describe.sampled_examples", "describe.bands",
     "describe.promoted_tokens", "verify.threads",
@@ -132,7 +133,7 @@ NOT_NEGATIVE = [
     "data.min_chars", "data.train_tokens", "data.held_out_tokens", "data.seed",
     "dictionary.num_latents", "train.warmup_share", "train.decay_share", "train.auxk_weight",
     "train.seed", "store.items_per_unit", "store.memory_bytes", "cluster.threads",
-    "cluster.gpus_per_worker",
+    "cluster.gpus_per_worker", "cluster.drain_s",
     "cluster.max_failures", "evaluate.splice_tokens", "evaluate.train_splice_tokens",
     "evaluate.seed", "describe.examples_per_band", "describe.window_before",
     "describe.window_after", "describe.seed", "verify.seed",
@@ -165,9 +166,28 @@ def test_nan_and_infinity_are_no_numbers(name: str, value: float) -> None:
         validate(with_value(name, value))
 
 
+@pytest.mark.parametrize("name", ["cluster.audit", "verify.share"])
+def test_shares_lie_between_zero_and_one(name: str) -> None:
+    for value in (-0.1, 1.1, math.nan):
+        with pytest.raises(ConfigError, match=rf"^{name} is {value}"):
+            validate(with_value(name, value))
+    for value in (0.0, 1.0):
+        validate(with_value(name, value))
+
+
+def test_no_more_workers_are_needed_than_are_asked_for() -> None:
+    with pytest.raises(ConfigError, match=r"min_workers is 3, but cluster\.workers is 2"):
+        validate(changed(default(), cluster__workers=2, cluster__min_workers=3))
+
+
 def test_every_number_is_checked() -> None:
     """A new number has to be put in one of the two lists, or here with its own rule."""
-    own_rule = {"data.held_out_share", "data.sequence_length", "verify.share"}
+    own_rule = {
+        "cluster.audit",
+        "data.held_out_share",
+        "data.sequence_length",
+        "verify.share",
+    }
     # Ray checks it against the memory of the machine.
     foreign = {"cluster.object_store_bytes"}
     numbers = {

@@ -15,9 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from bathyscope.command_help import OF_A_FOLDER, all_commands, one_command
 from bathyscope.config import Config, setting_names
 from bathyscope.config_rules import validate
-from bathyscope.errors import BathyscopeError, ConfigError
+from bathyscope.errors import BathyscopeError, ConfigError, StopRequested
 
 INTERRUPTED = 130
+STOPPED = 143
 FAILED = 2
 FAULTS = 1
 
@@ -25,7 +26,8 @@ FAULTS = 1
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `bathyscope`.
 
-    Exits with 0, 1 when `verify` finds faults, 2 for an error that is explained, 130 for ^C.
+    Exits with 0, 1 when `verify` finds faults, 2 for an error that is explained, 130 for ^C,
+    143 when a signal asked it to stop.
     """
     sys.exit(run_command(list(sys.argv[1:] if argv is None else argv)))
 
@@ -35,6 +37,9 @@ def run_command(argv: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         return _dispatch(argv)
+    except StopRequested as error:
+        _say(str(error), to=sys.stderr)
+        return STOPPED
     except BathyscopeError as error:
         _say(f"{type(error).__name__}: {error}", to=sys.stderr)
         if os.environ.get("BATHYSCOPE_DEBUG"):

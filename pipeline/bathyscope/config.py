@@ -142,9 +142,7 @@ class ClusterConfig:
     start_s: float = option(
         1800.0, "seconds in which a worker must have loaded its model, or it is replaced"
     )
-    drain_s: float = option(
-        90.0, "seconds that units under way are given after SIGTERM or SIGUSR1"
-    )
+    drain_s: float = option(90.0, "seconds that units under way are given after SIGTERM or SIGUSR1")
     audit: float = option(
         0.0, "share of the units that another worker does again to compare, such as 0.001"
     )

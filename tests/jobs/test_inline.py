@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,19 @@ import pytest
 
 from bathyscope.commands.run import run as run_stages
 from bathyscope.config import Config
+from bathyscope.errors import ReceiptConflict, StopRequested
+from bathyscope.jobs.audit import audited
 from bathyscope.jobs.inline import Inline
 from bathyscope.jobs.sink import Silent
+from bathyscope.jobs.stopping import SIGNALS, StopRequest
 from bathyscope.jobs.unit import do_unit
 from bathyscope.runs.run import ACTIVATIONS, Run
 from bathyscope.runs.work import begin
-from bathyscope.stages import harvest
+from bathyscope.stages import harvest, train
 from bathyscope.stores.leases import Holder, Leases
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.receipts import Receipts
+from bathyscope.values import Unit
 from support import changed, listing
 
 DATA = ("activations.zarr", "resid_post.1")
@@ -36,6 +41,13 @@ def with_corpus(tiny_config: Callable[..., Config], tmp_path: Path) -> Config:
     config = tiny_config(tmp_path / "run")
     run_stages(config, stages=["corpus"])
     return config
+
+
+def done(config: Config) -> list[int]:
+    """Units of the harvest that have a receipt."""
+    work = harvest.units(config)
+    receipts = Receipts(Objects(config.url).at(ACTIVATIONS), work.segment.name)
+    return [int(unit) for unit in receipts.units()]
 
 
 class InterruptAfter(Silent):
@@ -84,8 +96,11 @@ def test_resumed_bytes_are_those_of_a_quiet_run(with_corpus: Config, tmp_path: P
 _CHILD = """
 import sys, time
 from bathyscope.config import Config
+from bathyscope.errors import ReceiptConflict, StopRequested
+from bathyscope.jobs.audit import audited
 from bathyscope.jobs.inline import Inline
 from bathyscope.jobs.sink import Silent
+from bathyscope.jobs.stopping import SIGNALS, StopRequest
 from bathyscope.stages import harvest
 import bathyscope.stages.harvest as module
 import pathlib
@@ -125,6 +140,107 @@ def test_sigkill_in_the_middle_of_a_unit_repeats_that_unit_only(
     attempts = {unit: r.writer["attempt"] for unit, r in receipts.items()}
     assert {unit for unit, n in attempts.items() if n > 1} == {2}
     assert attempts[2] == 2
+
+
+class SignalAfter(Silent):
+    """A scheduler that asks for the end when some units are done."""
+
+    def __init__(self, units: float, number: signal.Signals) -> None:
+        self.units = units
+        self.number: signal.Signals | None = number
+
+    def progress(self, done: float, text: str) -> None:
+        if self.number is not None and done >= self.units:
+            os.kill(os.getpid(), self.number)
+            self.number = None
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_the_run_after_the_unit_under_way(
+    with_corpus: Config, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    total = harvest.units(with_corpus).plan.num_units
+
+    with pytest.raises(StopRequested, match=rf"{number.name}: 4 of {total} units of harvest are"):
+        Inline(with_corpus).drive(harvest, SignalAfter(3.5, number))
+
+    assert signal.getsignal(number) is before
+    assert done(with_corpus) == [0, 1, 2, 3]
+    Inline(with_corpus).drive(harvest, Silent())
+    assert len(done(with_corpus)) == total
+
+
+def test_a_unit_that_takes_longer_than_the_signal_allows_is_dropped(with_corpus: Config) -> None:
+    hasty = changed(with_corpus, cluster__drain_s=0)
+    with pytest.raises(StopRequested, match="SIGTERM: 3 of"):
+        Inline(hasty).drive(harvest, SignalAfter(3.2, signal.SIGTERM))
+
+    assert done(with_corpus) == [0, 1, 2]
+    begun = begin(Objects(with_corpus.url), harvest.units(with_corpus), force=False)
+    other = Holder("another-host", 1, 0.0)
+    leases = Leases(begun.objects, begun.work.segment.name, holder=other)
+    assert leases.claim(3) is not None, "another host need not wait for the lease to end"
+
+
+def test_signals_keep_their_meaning_in_other_threads() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def inside() -> None:
+        with StopRequest() as stop:
+            assert signal.getsignal(signal.SIGTERM) is before
+            assert not stop.asked
+            assert stop.seconds == 0.0
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(inside).result()
+
+
+def test_every_unit_can_be_audited(with_corpus: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[tuple[int, bool]] = []
+    run = harvest.run
+
+    def counted(unit: Unit, context: Any, guard: Any) -> Any:
+        runs.append((unit.index, guard.keep))
+        return run(unit, context, guard)
+
+    monkeypatch.setattr(harvest, "run", counted)
+    Inline(changed(with_corpus, cluster__audit=1.0)).drive(harvest, Silent())
+
+    total = harvest.units(with_corpus).plan.num_units
+    assert sorted(runs) == sorted([(u, keep) for u in range(total) for keep in (True, False)])
+
+
+def test_an_audit_finds_a_worker_that_makes_other_bytes(
+    with_corpus: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = harvest.write_unit
+
+    def flipped(*args: Any, **settings: Any) -> Any:
+        if not settings["keep"] and settings["unit"].index == 2:
+            rows = settings["rows"]["resid_post.1"].copy()
+            rows[5, 3] ^= 1
+            settings["rows"] = {"resid_post.1": rows}
+        return write(*args, **settings)
+
+    monkeypatch.setattr(harvest, "write_unit", flipped)
+    with pytest.raises(ReceiptConflict, match=r"Unit 2 .* was done twice with different results"):
+        Inline(changed(with_corpus, cluster__audit=1.0)).drive(harvest, Silent())
+    assert 2 not in done(with_corpus)
+
+
+def test_the_audited_share_is_the_same_choice_every_time(with_corpus: Config) -> None:
+    begun = begin(Objects(with_corpus.url), harvest.units(with_corpus), force=False)
+    chosen = audited(harvest, begun, 0.1)
+    assert chosen is not None
+    units = [u for u in range(10_000) if chosen(u)]
+    again = audited(harvest, begun, 0.1)
+    assert again is not None
+    # Binomial with 10,000 draws of 0.1: a standard deviation is 30.
+    assert abs(len(units) - 1000) < 150
+    assert units == [u for u in range(10_000) if again(u)]
+    assert audited(harvest, begun, 0.0) is None
+    assert audited(train, begun, 1.0) is None, "it writes no rows"
 
 
 def test_a_unit_that_somebody_alive_holds_is_left_alone(with_corpus: Config) -> None:

@@ -36,6 +36,29 @@ def test_a_unit_is_taken_over_from_whoever_holds_it(leases_of):
     assert leases_of(FAR).take_over(4).attempt == 1
 
 
+def test_a_unit_that_is_given_back_is_free_at_once_and_its_terms_go_on(leases_of):
+    lease = leases_of(FAR).claim(3)
+
+    leases_of(FAR).give_back(lease)
+
+    taken = leases_of(FARTHER).claim(3)
+    assert (taken.term, taken.attempt, taken.holder) == (3, 2, FARTHER)
+    with pytest.raises(LeaseLost):
+        leases_of(FAR).check(lease)
+
+
+def test_only_the_holder_gives_a_unit_back(leases_of):
+    lease = leases_of(FAR).claim(3)
+    taken = leases_of(FARTHER).take_over(3)
+
+    leases_of(FAR).give_back(lease)
+
+    leases_of(FARTHER).check(taken)
+    leases_of(FARTHER).release(3)
+    leases_of(FARTHER).give_back(taken)
+    assert leases_of(FAR).current(3) is None
+
+
 def test_a_free_unit_is_claimed_with_term_and_attempt_one(leases_of):
     lease = leases_of(FAR).claim(3)
 

@@ -154,3 +154,25 @@ def test_other_files_in_the_folder_are_passed_over(disk):
 
     assert receipts.units().tolist() == [1]
     assert list(StoredReceipts(receipts)) == [1]
+
+
+def test_a_second_result_is_compared_and_not_stored(objects):
+    receipts = Receipts(objects, "seg")
+    receipts.compare(receipt_of(3))
+    assert receipts.get(3) is None, "nothing is there to compare with"
+
+    receipts.create(receipt_of(3))
+    receipts.compare(receipt_of(3, host="node-2"))
+
+    assert receipts.get(3).writer["host"] == "node-1"
+
+
+def test_a_second_result_that_differs_takes_the_receipt_back(objects):
+    receipts = Receipts(objects, "seg")
+    receipts.create(receipt_of(3))
+
+    with pytest.raises(ReceiptConflict, match=r"node-1 .* and by node-2"):
+        receipts.compare(receipt_of(3, rows_digest="bb", host="node-2"))
+
+    assert receipts.get(3) is None
+    assert len([k for k, _ in objects.walk("quarantine/seg") if k.endswith(".json")]) == 2

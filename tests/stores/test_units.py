@@ -85,3 +85,19 @@ def test_a_segment_is_created_once_and_again_without_harm(objects, small_segment
     create_segment(objects, small_segment)
 
     assert open_array(objects, "seg", "narrow").shape == (24,)
+
+
+def test_a_unit_that_is_only_compared_leaves_the_same_records_and_no_object(
+    objects, small_segment, small_rows
+):
+    create_segment(objects, small_segment)
+    part = {name: rows[8:16] for name, rows in small_rows.items()}
+    unit = small_segment.plan.units()[1]
+
+    def check():
+        raise AssertionError("no lease is needed")
+
+    compared = write_unit(objects, small_segment, unit=unit, rows=part, check=check, keep=False)
+
+    assert not [k for k, _ in objects.walk() if "/c." in k]
+    assert compared == write(objects, small_segment, part, 1)

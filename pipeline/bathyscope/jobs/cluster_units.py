@@ -10,14 +10,14 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from bathyscope.config import ClusterConfig, Config
-from bathyscope.errors import LeaseLost, ReceiptConflict, StopRequested, StoreError
+from bathyscope.errors import LeaseLost, ReceiptConflict, StoreError
 from bathyscope.jobs.audit import audited
 from bathyscope.jobs.cluster_fleet import Fleet, Replica, own_error
 from bathyscope.jobs.cluster_ray import draining_nodes
 from bathyscope.jobs.packing import Packing
 from bathyscope.jobs.schedule import Limits, Schedule
 from bathyscope.jobs.sink import Sink
-from bathyscope.jobs.stopping import StopRequest
+from bathyscope.jobs.stopping import StopRequest, stopped
 from bathyscope.runs.work import Begun
 from bathyscope.stages.stage import Stage
 from bathyscope.stores.leases import Leases
@@ -195,12 +195,7 @@ class UnitLoop:
         """After a signal: wait for units under way, no longer than allowed, and stop."""
         if self._running and stop.seconds < self._settings.drain_s:
             return
-        work = self._begun.work
-        raise StopRequested(
-            f"Stopped by {stop.signal.name if stop.signal else 'a signal'}: {self._done} of "
-            f"{work.plan.num_units} {work.unit_name} of {work.stage} are done and kept. "
-            "The same command goes on."
-        )
+        raise stopped(stop, self._begun, self._done)
 
     def _abandon(self) -> None:
         """Stop workers that still have units, and let these go, so that any host may resume."""
@@ -221,8 +216,9 @@ class UnitLoop:
             return
         if (lease.holder.host, lease.holder.pid) != (place.host, place.pid):
             return
-        if leases.take_over(unit) is not None:
-            leases.release(unit)
+        taken = leases.take_over(unit)
+        if taken is not None:
+            leases.give_back(taken)
 
 
 def limits(settings: ClusterConfig) -> Limits:

@@ -8,6 +8,9 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
+from bathyscope.errors import StopRequested
+from bathyscope.runs.work import Begun
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """SIGTERM comes from Kubernetes and systemd, SIGUSR1 from Slurm (`--signal=B:USR1@120`)."""
 
@@ -49,3 +52,13 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal, self._at = signal.Signals(number), time.monotonic()
+
+
+def stopped(stop: StopRequest, begun: Begun, done: int) -> StopRequested:
+    """The error that ends a stage after a signal, with what is done of it."""
+    work = begun.work
+    return StopRequested(
+        f"Stopped by {stop.signal.name if stop.signal else 'request'}: {done} of "
+        f"{work.plan.num_units} {work.unit_name} of {work.stage} are done and kept. The same "
+        "command goes on."
+    )

@@ -6,10 +6,12 @@ import os
 import platform
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
 
+from bathyscope.errors import StoreError
 from bathyscope.runs.work import Work
 from bathyscope.stages.stage import Outcome, Stage
 from bathyscope.stores.leases import Lease, Leases
@@ -90,8 +92,14 @@ def do_unit(
     if there is not None or lease is None:
         return there
     guard = UnitGuard(leases, lease, report)
-    outcome = stage.run(unit, context, guard)
-    guard.check()
+    try:
+        outcome = stage.run(unit, context, guard)
+        guard.check()
+    except BaseException:
+        # Whoever tries it again, on whatever host, need not wait for the lease to end.
+        with suppress(StoreError):
+            leases.give_back(guard.lease)
+        raise
     receipt = receipts.create(_receipt(unit, outcome, guard.lease.term, guard.lease.attempt))
     leases.release(unit.index)
     return receipt

@@ -166,6 +166,18 @@ class Leases:
         self._pointer(unit).delete()
         self._watch.forget(self._key(unit))
 
+    def give_back(self, lease: Lease) -> None:
+        """End a lease before its time, so that anybody may take the unit at once.
+
+        Nothing happens when it is no longer held. Terms go on growing, unlike after `release`.
+        """
+        held = self._pointer(lease.unit).read()
+        if held is None:
+            return
+        current = _lease(lease.unit, held.value)
+        if (current.term, current.holder) == (lease.term, lease.holder):
+            self._swap(lease.unit, held, term=lease.term + 1, attempt=lease.attempt, seconds=0.0)
+
     def current(self, unit: int) -> Lease | None:
         """The lease that counts, or None."""
         held = self._pointer(unit).read()
@@ -182,9 +194,17 @@ class Leases:
         current = _lease(unit, held.value)
         return self._swap(unit, held, term=current.term + 1, attempt=current.attempt + 1)
 
-    def _swap(self, unit: int, held: Held | None, *, term: int, attempt: int) -> Lease | None:
-        until = self._clock() + self._seconds
-        lease = Lease(unit, term, attempt, self._holder, until, self._seconds)
+    def _swap(
+        self,
+        unit: int,
+        held: Held | None,
+        *,
+        term: int,
+        attempt: int,
+        seconds: float | None = None,
+    ) -> Lease | None:
+        length = self._seconds if seconds is None else seconds
+        lease = Lease(unit, term, attempt, self._holder, self._clock() + length, length)
         record: Json = {**vars(lease), "holder": vars(self._holder)}
         return lease if self._pointer(unit).swap(held, record) is not None else None
 
