@@ -33,6 +33,7 @@ class Cluster:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._fleet: Fleet | None = None
+        self._loop: UnitLoop | None = None
         self._started = False
 
     def drive(self, stage: Stage, sink: Sink, config: Config | None = None) -> Json:
@@ -71,5 +72,6 @@ class Cluster:
         name = stage.__name__  # type: ignore[attr-defined]
         job = StageJob(name, with_absolute_paths(config), begun.work)
         self._fleet.open_stage(job, time.monotonic())
-        UnitLoop(config, stage, begun, self._fleet, sink).run()
+        self._loop = UnitLoop(config, stage, begun, self._fleet, sink)
+        self._loop.run()
         self._fleet.close_stage(time.monotonic(), sink)

@@ -72,6 +72,10 @@ class UnitLoop:
         finally:
             self._abandon()
 
+    def unit_of(self, replica: Replica) -> int | None:
+        """The unit that a worker has now."""
+        return self._schedule.unit_of(replica)
+
     @property
     def _done(self) -> int:
         """Units of the whole plan that are done."""
