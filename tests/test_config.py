@@ -119,7 +119,7 @@ def test_the_dictionary_reads_the_only_hook_point_or_the_named_one() -> None:
 
 
 ABOVE_ZERO = [
-    "hooks.batch_items", "dictionary.k", "dictionary.expansion", "train.epochs",
+    "hooks.batch_items", "hooks.writers", "dictionary.k", "dictionary.expansion", "train.epochs",
     "train.batch_rows", "train.lr", "train.dead_after_epochs", "train.log_every",
     "store.unit_tokens", "store.min_units", "store.chunk_bytes", "store.shard_bytes",
     "store.streams", "store.window_chunks", "store.lease_s", "cluster.workers",
@@ -131,7 +131,8 @@ ABOVE_ZERO = [
 ]  # fmt: skip
 NOT_NEGATIVE = [
     "data.min_chars", "data.train_tokens", "data.held_out_tokens", "data.seed",
-    "dictionary.num_latents", "train.warmup_share", "train.decay_share", "train.auxk_weight",
+    "hooks.ring_bytes", "dictionary.num_latents", "train.warmup_share", "train.decay_share",
+    "train.auxk_weight",
     "train.seed", "store.items_per_unit", "store.memory_bytes", "cluster.threads",
     "cluster.gpus_per_worker", "cluster.drain_s",
     "cluster.max_failures", "evaluate.splice_tokens", "evaluate.train_splice_tokens",

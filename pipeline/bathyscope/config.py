@@ -69,6 +69,10 @@ class HooksConfig:
 
     points: list[str] = option(["resid_post.9"], "hook points, by alias or module path")
     batch_items: int = option(8, "sequences of a forward; part of the identity of the result")
+    ring_bytes: int = option(
+        0, "host memory for rows between model and disk; 0: two shards per hook point"
+    )
+    writers: int = option(2, "threads that sum, hash and write shards")
 
 
 @dataclass

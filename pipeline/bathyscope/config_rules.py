@@ -75,6 +75,7 @@ def _needed(config: Config) -> None:
 def _positive(config: Config) -> None:
     for name in (
         "hooks.batch_items",
+        "hooks.writers",
         "dictionary.k",
         "dictionary.expansion",
         "train.epochs",
@@ -115,6 +116,7 @@ def _not_negative(config: Config) -> None:
         "data.train_tokens",
         "data.held_out_tokens",
         "data.seed",
+        "hooks.ring_bytes",
         "dictionary.num_latents",
         "train.warmup_share",
         "train.decay_share",

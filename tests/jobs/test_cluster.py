@@ -76,8 +76,9 @@ def test_bytes_equal_those_of_the_inline_driver_though_a_worker_was_killed(
 ) -> None:
     sink = KillOnce(cluster)
     cluster.drive(harvest, sink)
-    assert len(sink.notes) == 1
-    assert "another one takes it over" in sink.notes[0]
+    # Two units of the worker were under way, or one.
+    assert len(sink.notes) in (1, 2)
+    assert all("another one takes it over" in note for note in sink.notes)
     for stage in (train, encode):
         cluster.drive(stage, Silent())
     inline = tiny_config(tmp_path / "inline")

@@ -121,7 +121,7 @@ def test_a_drained_node_gets_no_more_units_and_its_long_unit_is_done_elsewhere(
     def drain_holder_of_long_unit(cluster: Cluster) -> None:
         # The other worker goes on with the units behind it.
         holders = [
-            r for r in cluster._fleet.ready if cluster_unit(cluster, r) == sleepy_stage.LONG_UNIT
+            r for r in cluster._fleet.ready if sleepy_stage.LONG_UNIT in units_of(cluster, r)
         ]
         assert holders, "both workers are ready, and one of them has the long unit"
         drained.append(holders[0].place.pid)
@@ -141,10 +141,10 @@ def test_a_drained_node_gets_no_more_units_and_its_long_unit_is_done_elsewhere(
     )
 
 
-def cluster_unit(cluster: Cluster, replica: Any) -> int | None:
-    """The unit that a worker has now."""
+def units_of(cluster: Cluster, replica: Any) -> list[int]:
+    """The units that a worker has now."""
     assert cluster._loop is not None
-    return cluster._loop.unit_of(replica)
+    return cluster._loop.units_of(replica)
 
 
 def test_a_node_with_other_versions_is_not_used_and_named(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from bathyscope.commands.run import run as run_stages
 from bathyscope.config import Config
@@ -69,17 +70,16 @@ def test_ctrl_c_keeps_finished_units_and_the_same_command_goes_on(with_corpus: C
     driver = Inline(with_corpus)
     with pytest.raises(KeyboardInterrupt):
         driver.drive(harvest, InterruptAfter(3))
-    begun = begin(Objects(with_corpus.url), harvest.units(with_corpus), force=False)
-    total = begun.work.plan.num_units
-    # The key was pressed at the end of the third unit, before its receipt: it counts as not done.
-    assert [u.index for u in begun.remaining] == list(range(2, total))
+    total = harvest.units(with_corpus).plan.num_units
+    # Two units are under way at a time, and either may have brought the news.
+    assert len(done(with_corpus)) in (2, 3, 4)
     kept = {k: v for k, v in shards(with_corpus).items() if k.split(".")[0].endswith("c")}
     driver.drive(harvest, Silent())
     after = shards(with_corpus)
     assert {k: after[k] for k in kept} == kept
     receipts = Run(with_corpus.url).activations["resid_post.1"].readers[0].receipts
     attempts = [r.writer["attempt"] for r in receipts.values()]
-    assert sum(attempts) == total + 1
+    assert sum(attempts) - total in (0, 1, 2)
 
 
 def test_resumed_bytes_are_those_of_a_quiet_run(with_corpus: Config, tmp_path: Path) -> None:
@@ -106,20 +106,18 @@ import bathyscope.stages.harvest as module
 import pathlib
 from support import read_config
 config = read_config(sys.argv[1])
-write = module.write_unit
-def slow(*args, **kwargs):
-    if kwargs["unit"].index == 2:
-        pathlib.Path(sys.argv[2]).touch()
-        time.sleep(60)
-    return write(*args, **kwargs)
-module.write_unit = slow
+class Slow(module.Filling):
+    def finish(self):
+        if self._unit.index == 2:
+            pathlib.Path(sys.argv[2]).touch()
+            time.sleep(60)
+        return super().finish()
+module.Filling = Slow
 Inline(config).drive(harvest, Silent())
 """
 
 
-def test_sigkill_in_the_middle_of_a_unit_repeats_that_unit_only(
-    with_corpus: Config, tmp_path: Path
-) -> None:
+def test_sigkill_repeats_the_units_under_way_only(with_corpus: Config, tmp_path: Path) -> None:
     settings = tmp_path / "config.json"
     settings.write_text(_as_json(with_corpus))
     reached = tmp_path / "reached"
@@ -138,8 +136,9 @@ def test_sigkill_in_the_middle_of_a_unit_repeats_that_unit_only(
     Inline(with_corpus).drive(harvest, Silent())
     receipts = Run(with_corpus.url).activations["resid_post.1"].readers[0].receipts
     attempts = {unit: r.writer["attempt"] for unit, r in receipts.items()}
-    assert {unit for unit, n in attempts.items() if n > 1} == {2}
     assert attempts[2] == 2
+    # The other unit that was under way may have been any of those after it.
+    assert sum(attempts.values()) - len(attempts) in (1, 2)
 
 
 class SignalAfter(Silent):
@@ -162,25 +161,26 @@ def test_a_signal_ends_the_run_after_the_unit_under_way(
     before = signal.getsignal(number)
     total = harvest.units(with_corpus).plan.num_units
 
-    with pytest.raises(StopRequested, match=rf"{number.name}: 4 of {total} units of harvest are"):
+    with pytest.raises(StopRequested, match=rf"{number.name}: [45] of {total} units of harvest"):
         Inline(with_corpus).drive(harvest, SignalAfter(3.5, number))
 
     assert signal.getsignal(number) is before
-    assert done(with_corpus) == [0, 1, 2, 3]
+    assert len(done(with_corpus)) in (4, 5)
     Inline(with_corpus).drive(harvest, Silent())
     assert len(done(with_corpus)) == total
 
 
 def test_a_unit_that_takes_longer_than_the_signal_allows_is_dropped(with_corpus: Config) -> None:
     hasty = changed(with_corpus, cluster__drain_s=0)
-    with pytest.raises(StopRequested, match="SIGTERM: 3 of"):
+    with pytest.raises(StopRequested, match=r"SIGTERM: \d of"):
         Inline(hasty).drive(harvest, SignalAfter(3.2, signal.SIGTERM))
 
-    assert done(with_corpus) == [0, 1, 2]
+    dropped = len(done(with_corpus))
+    assert dropped <= 4
     begun = begin(Objects(with_corpus.url), harvest.units(with_corpus), force=False)
     other = Holder("another-host", 1, 0.0)
     leases = Leases(begun.objects, begun.work.segment.name, holder=other)
-    assert leases.claim(3) is not None, "another host need not wait for the lease to end"
+    assert leases.claim(dropped) is not None, "another host need not wait for the lease to end"
 
 
 def test_signals_keep_their_meaning_in_other_threads() -> None:
@@ -214,16 +214,14 @@ def test_every_unit_can_be_audited(with_corpus: Config, monkeypatch: pytest.Monk
 def test_an_audit_finds_a_worker_that_makes_other_bytes(
     with_corpus: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = harvest.write_unit
+    class Flipped(harvest.Filling):
+        def add(self, name: str, rows: Tensor) -> None:
+            if not self._keep and self._unit.index == 2:
+                rows = rows.clone()
+                rows[5, 3] += 1
+            super().add(name, rows)
 
-    def flipped(*args: Any, **settings: Any) -> Any:
-        if not settings["keep"] and settings["unit"].index == 2:
-            rows = settings["rows"]["resid_post.1"].copy()
-            rows[5, 3] ^= 1
-            settings["rows"] = {"resid_post.1": rows}
-        return write(*args, **settings)
-
-    monkeypatch.setattr(harvest, "write_unit", flipped)
+    monkeypatch.setattr(harvest, "Filling", Flipped)
     with pytest.raises(ReceiptConflict, match=r"Unit 2 .* was done twice with different results"):
         Inline(changed(with_corpus, cluster__audit=1.0)).drive(harvest, Silent())
     assert 2 not in done(with_corpus)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from bathyscope.commands.run import run as run_stages
 from bathyscope.config import Config
-from bathyscope.errors import HookPointError, NonFiniteError
+from bathyscope.errors import HookPointError, IdentityMismatch, NonFiniteError
 from bathyscope.runs.run import Run
+from bathyscope.stages import harvest
 from bathyscope.stages.masks import kept
 from bathyscope.stores.receipts import Receipts
 from bathyscope.values import TRAIN
@@ -83,6 +85,40 @@ def test_several_hook_points_in_one_pass(
     assert torch.equal(run.activations["resid_post.1"].items(0, 4), one)
 
 
+@pytest.fixture
+def own_model(
+    tiny_config: Callable[..., Config], tiny_model: Path, tmp_path: Path
+) -> tuple[Config, Path]:
+    """A run with its corpus, and the folder of its model, which a test may change."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    config = tiny_config(tmp_path / "run", model__path=str(folder))
+    run_stages(config, stages=["corpus"])
+    return config, folder
+
+
+def test_another_tokenizer_under_the_same_folder_is_refused_before_any_work(
+    own_model: tuple[Config, Path],
+) -> None:
+    config, folder = own_model
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace('"the"', '"eht"', 1) + " ")
+    with pytest.raises(IdentityMismatch, match=r"made with the tokenizer sha256:.*holds sha256:"):
+        run_stages(config, stages=["harvest"])
+    assert not (Path(config.url) / "activations.zarr").exists()
+
+
+def test_another_model_under_the_same_folder_is_refused_before_it_is_loaded(
+    own_model: tuple[Config, Path], broken_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, folder = own_model
+    work = harvest.units(config)
+    shutil.copy(broken_model / "model.safetensors", folder)
+    monkeypatch.setattr(harvest, "load_for_hooks", None)
+    with pytest.raises(IdentityMismatch, match=r"is another model .*\n  model\.safetensors: "):
+        harvest.open(config, work)
+
+
 def test_unknown_hook_point_lists_near_matches_before_any_work(
     tiny_config: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -96,7 +132,7 @@ def test_nan_stops_the_unit_and_names_the_hook_point(
     tiny_config: Callable[..., Config], broken_model: Path, tmp_path: Path
 ) -> None:
     config = tiny_config(tmp_path / "run", model__path=str(broken_model))
-    with pytest.raises(NonFiniteError, match=r"resid_post\.1 .*item 0, position 0"):
+    with pytest.raises(NonFiniteError, match=r"resid_post\.1 .*item \d+, position 0"):
         run_stages(config, stages=["corpus", "harvest"])
     objects = Run(config.url).objects.at("activations.zarr")
     (segment,) = objects.children("leases")

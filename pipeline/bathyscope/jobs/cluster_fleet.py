@@ -51,6 +51,14 @@ class Replica:
         return "a node" if self.place is None else self.place.host
 
 
+@dataclass(frozen=True)
+class Lane:
+    """One of the units that a worker does at a time: the next computes while one is written."""
+
+    replica: Replica
+    number: int
+
+
 @dataclass
 class _Slot:
     deaths: int = 0
@@ -151,14 +159,19 @@ class Fleet:
 
     def let_go(self, replica: Replica, now: float) -> None:
         """Stop a worker whose node is going away, and ask for another one elsewhere."""
+        if replica not in self._replicas:
+            return
         self._drop(replica)
         self._slots[replica.slot].ask_at = now
 
     def lost(self, replica: Replica, now: float, why: str, sink: Sink) -> None:
         """Stop a worker that died or hangs, and ask for another one after a pause.
 
-        Raises `JobError` when too few slots are left whose workers live.
+        Nothing happens when it was lost before. Raises `JobError` when too few slots are left
+        whose workers live.
         """
+        if replica not in self._replicas:
+            return
         self._drop(replica)
         self._deaths += 1
         slot = self._slots[replica.slot]
@@ -192,8 +205,8 @@ class Fleet:
             "num_cpus": need["CPU"],
             "num_gpus": need.get("GPU", 0),
             "max_restarts": 0,
-            # One thread runs units, the others answer questions.
-            "max_concurrency": 3,
+            # Two threads run units, the others answer questions.
+            "max_concurrency": 4,
         }
         if self._refused:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self._refused)})"}

@@ -12,7 +12,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from bathyscope.config import ClusterConfig, Config
 from bathyscope.errors import LeaseLost, ReceiptConflict, StoreError
 from bathyscope.jobs.audit import audited
-from bathyscope.jobs.cluster_fleet import Fleet, Replica, own_error
+from bathyscope.jobs.cluster_fleet import Fleet, Lane, Replica, own_error
 from bathyscope.jobs.cluster_ray import draining_nodes
 from bathyscope.jobs.packing import Packing
 from bathyscope.jobs.schedule import Limits, Schedule
@@ -41,8 +41,10 @@ class UnitLoop:
             begun.remaining.indices,
             limits(config.cluster),
             audited(stage, begun, config.cluster.audit),
+            owner=lambda lane: lane.replica,
         )
-        self._running: dict[Any, Replica] = {}
+        self._lanes: int = getattr(stage, "LANES", 1)
+        self._running: dict[Any, Lane] = {}
         self._before = begun.work.plan.num_units - len(begun.remaining)
         self._looked_at = 0.0
 
@@ -72,9 +74,10 @@ class UnitLoop:
         finally:
             self._abandon()
 
-    def unit_of(self, replica: Replica) -> int | None:
-        """The unit that a worker has now."""
-        return self._schedule.unit_of(replica)
+    def units_of(self, replica: Replica) -> list[int]:
+        """The units that a worker has now."""
+        lanes = [lane for lane in self._running.values() if lane.replica is replica]
+        return [unit for lane in lanes if (unit := self._schedule.unit_of(lane)) is not None]
 
     @property
     def _done(self) -> int:
@@ -82,15 +85,23 @@ class UnitLoop:
         return self._before + self._schedule.done
 
     def _hand_out(self) -> None:
-        for replica in self._fleet.ready:
-            if self._schedule.unit_of(replica) is not None:
-                continue
-            task = self._schedule.next(replica, time.monotonic())
-            if task is None:
-                continue
-            if any(self._schedule.unit_of(r) == task.unit for r in self._running.values()):
-                self._sink.note(f"unit {task.unit} takes very long; another worker does it too")
-            self._running[replica.run(task)] = replica
+        ready = self._fleet.ready
+        for number in range(self._lanes):
+            # Near the end a second unit of one worker would keep it from an idle one.
+            if number and self._schedule.unstarted < len(ready):
+                return
+            for replica in ready:
+                self._give(Lane(replica, number))
+
+    def _give(self, lane: Lane) -> None:
+        if self._schedule.unit_of(lane) is not None:
+            return
+        task = self._schedule.next(lane, time.monotonic())
+        if task is None:
+            return
+        if any(self._schedule.unit_of(r) == task.unit for r in self._running.values()):
+            self._sink.note(f"unit {task.unit} takes very long; another worker does it too")
+        self._running[lane.replica.run(task)] = lane
 
     def _answered(self) -> list[Any]:
         """Everything that is ready, or nothing after a moment."""
@@ -107,32 +118,36 @@ class UnitLoop:
 
     def _collect(self, future: Any) -> bool:
         """Note what became of a unit; whether it is done now and was not before."""
-        replica, now = self._running.pop(future), time.monotonic()
-        unit = self._schedule.unit_of(replica)
+        lane, now = self._running.pop(future), time.monotonic()
+        unit = self._schedule.unit_of(lane)
         try:
             did: bool = ray.get(future)
         except (ActorDiedError, ActorUnavailableError):
             self._sink.note(f"a worker died on unit {unit}; another one takes it over")
-            self._schedule.failed(replica, now, "its worker died", gone=True)
-            self._fleet.lost(replica, now, f"died on unit {unit}", self._sink)
+            self._lose(lane, now, "died")
             return False
         except RayTaskError as error:
-            self._judge(own_error(error), replica)
+            self._judge(own_error(error), lane)
             return False
         if not did:
             self._sink.note(f"unit {unit} is held by another worker; waiting for it")
-            self._schedule.held(replica, now)
+            self._schedule.held(lane, now)
             return False
-        self._fleet.did_unit(replica)
-        return self._schedule.succeeded(replica, now)
+        self._fleet.did_unit(lane.replica)
+        return self._schedule.succeeded(lane, now)
 
-    def _judge(self, cause: Exception, replica: Replica) -> None:
+    def _lose(self, lane: Lane, now: float, what: str) -> None:
+        unit = self._schedule.unit_of(lane)
+        self._schedule.failed(lane, now, f"its worker {what}", gone=True)
+        self._fleet.lost(lane.replica, now, f"{what} on unit {unit}", self._sink)
+
+    def _judge(self, cause: Exception, lane: Lane) -> None:
         """Go on after an error of a unit that may pass; raise any other."""
-        unit = self._schedule.unit_of(replica)
+        unit = self._schedule.unit_of(lane)
         if isinstance(cause, LeaseLost):
-            self._schedule.superseded(replica)
+            self._schedule.superseded(lane)
         elif isinstance(cause, StoreError) and not isinstance(cause, ReceiptConflict):
-            self._schedule.failed(replica, time.monotonic(), str(cause))
+            self._schedule.failed(lane, time.monotonic(), str(cause))
             self._sink.note(f"unit {unit} is tried again: {cause}")
         else:
             raise cause
@@ -143,13 +158,12 @@ class UnitLoop:
         if now - self._looked_at < _LOOK_S:
             return
         self._looked_at = now
-        for future, replica in list(self._running.items()):
-            if self._schedule.hopeless(replica, now):
-                unit = self._schedule.unit_of(replica)
+        for future, lane in list(self._running.items()):
+            if self._schedule.hopeless(lane, now):
                 del self._running[future]
-                self._schedule.failed(replica, now, "its worker hung", gone=True)
+                unit = self._schedule.unit_of(lane)
                 self._sink.note(f"a worker hangs on unit {unit}; a new one takes its place")
-                self._fleet.lost(replica, now, f"hung on unit {unit}", self._sink)
+                self._lose(lane, now, "hung")
         self._leave_draining_nodes(now)
         self._tell()
 
@@ -161,27 +175,27 @@ class UnitLoop:
                 continue
             replica.leaving = True
             left = draining[replica.place.node]
-            future = next((f for f, r in self._running.items() if r is replica), None)
-            if future is not None and not self._too_late(replica, left, now):
+            lanes = {f: lane for f, lane in self._running.items() if lane.replica is replica}
+            if lanes and not any(self._too_late(lane, left, now) for lane in lanes.values()):
                 continue
-            if future is not None:
-                unit = self._schedule.unit_of(replica)
+            for future, lane in lanes.items():
+                unit = self._schedule.unit_of(lane)
                 del self._running[future]
-                self._schedule.taken_away(replica)
+                self._schedule.taken_away(lane)
                 self._sink.note(f"{replica.host} is going away before unit {unit} is done")
-            else:
+            if not lanes:
                 self._sink.note(f"{replica.host} is going away; its worker is let go")
-                self._schedule.forget(replica)
+                self._schedule.forget(Lane(replica, 0))
             self._fleet.let_go(replica, now)
 
-    def _too_late(self, replica: Replica, seconds: float | None, now: float) -> bool:
-        needed = self._schedule.left_s(replica, now)
+    def _too_late(self, lane: Lane, seconds: float | None, now: float) -> bool:
+        needed = self._schedule.left_s(lane, now)
         return seconds is not None and (needed or 0.0) > seconds
 
     def _tell(self) -> None:
         """Ask some of the workers how far they are, and pass it on."""
-        some = list(self._running.values())[:_ASKED_AT_ONCE]
-        asked = [replica.actor.progress.remote() for replica in some]
+        busy = list(dict.fromkeys(lane.replica for lane in self._running.values()))
+        asked = [replica.actor.progress.remote() for replica in busy[:_ASKED_AT_ONCE]]
         answered: list[Any] = []
         if asked:
             answered, _ = ray.wait(asked, num_returns=len(asked), timeout=_POLL_S)
@@ -192,7 +206,7 @@ class UnitLoop:
             except (ActorDiedError, ActorUnavailableError):
                 continue
         if told:
-            under_way = sum(fraction for fraction, _ in told) / len(told) * len(self._running)
+            under_way = sum(fraction for fraction, _ in told) / len(told) * len(busy)
             self._sink.progress(self._done + under_way, told[0][1])
 
     def _drain(self, stop: StopRequest) -> None:
@@ -204,13 +218,14 @@ class UnitLoop:
     def _abandon(self) -> None:
         """Stop workers that still have units, and let these go, so that any host may resume."""
         now = time.monotonic()
-        for replica in self._running.values():
-            unit = self._schedule.unit_of(replica)
-            self._fleet.let_go(replica, now)
+        for lane in self._running.values():
+            self._fleet.let_go(lane.replica, now)
+        for lane in self._running.values():
+            unit = self._schedule.unit_of(lane)
             if unit is not None:
                 # Without this a run on another host would wait for the lease to end by itself.
                 with suppress(StoreError):
-                    self._release(unit, replica)
+                    self._release(unit, lane.replica)
         self._running = {}
 
     def _release(self, unit: int, replica: Replica) -> None:

@@ -48,7 +48,7 @@ class Worker:
     def __init__(self, threads: int, workers: int) -> None:
         self._threads = (threads, workers)
         self._lock = threading.Lock()
-        self._progress = (0.0, "")
+        self._progress: dict[int, tuple[float, str]] = {}
         self._stage: Any = None
         self._job: StageJob | None = None
         self._context: Any = None
@@ -83,43 +83,38 @@ class Worker:
         assert job is not None, "a unit came before the stage was prepared"
         # OpenMP keeps the count per thread, and this may be another one than last time.
         set_threads(*self._threads)
-        self._report(0.0, "")
         unit = job.work.plan.unit(task.unit)
-        objects = Objects(job.config.url).at(job.work.artifact)
-        if task.audit:
-            audit_unit(
-                stage,
-                unit,
-                context=self._context,
-                work=job.work,
-                objects=objects,
-                report=self._report,
-            )
-            return True
-        receipt = do_unit(
-            stage,
-            unit,
-            context=self._context,
-            work=job.work,
-            objects=objects,
-            lease_s=job.config.store.lease_s,
-            report=self._report,
-            take_over=task.take_over,
-        )
-        return receipt is not None
+
+        def report(fraction: float, text: str) -> None:
+            with self._lock:
+                self._progress[unit.index] = fraction, text
+
+        shared = {
+            "context": self._context,
+            "work": job.work,
+            "objects": Objects(job.config.url).at(job.work.artifact),
+            "report": report,
+        }
+        try:
+            if task.audit:
+                audit_unit(stage, unit, **shared)
+                return True
+            lease_s, take_over = job.config.store.lease_s, task.take_over
+            receipt = do_unit(stage, unit, lease_s=lease_s, take_over=take_over, **shared)
+            return receipt is not None
+        finally:
+            with self._lock:
+                self._progress.pop(unit.index, None)
 
     def progress(self) -> tuple[float, str]:
-        """Fraction of the unit under way, and a few words."""
+        """How much of the units under way is done, in units, and a few words."""
         with self._lock:
-            return self._progress
+            told = list(self._progress.values())
+        return sum(fraction for fraction, _ in told), told[0][1] if told else ""
 
     def close(self) -> None:
         """Let go of the open stage: models and readers."""
         self._stage, self._job, self._context = None, None, None
-
-    def _report(self, fraction: float, text: str) -> None:
-        with self._lock:
-            self._progress = (fraction, text)
 
 
 def with_absolute_paths(config: Config) -> Config:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from bathyscope.config import Config
@@ -21,7 +23,6 @@ from bathyscope.stores.stored_receipts import StoredReceipts
 from bathyscope.values import Json
 
 _WAIT_S = 0.5
-_HERE = "this process"
 
 
 class Inline:
@@ -55,7 +56,7 @@ def finish(stage: Stage, config: Config, begun: Begun, sink: Sink) -> Json:
 
 
 class _Units:
-    """The units of one stage that are left, done here one after another."""
+    """The units of one stage that are left, done in this process."""
 
     def __init__(self, stage: Stage, config: Config, begun: Begun, sink: Sink) -> None:
         self._stage = stage
@@ -64,62 +65,97 @@ class _Units:
         self._sink = sink
         self._before = begun.work.plan.num_units - len(begun.remaining)
         self._schedule = Schedule(
-            begun.remaining.indices, audited=audited(stage, begun, config.cluster.audit)
+            begun.remaining.indices,
+            audited=audited(stage, begun, config.cluster.audit),
+            owner=lambda lane: "this process",
         )
+        self._lanes: int = getattr(stage, "LANES", 1)
+        self._stop = StopRequest()
+        self._ended = False
+        self._shares: dict[int, float] = {}
 
     def run(self) -> None:
         """Until every unit is done. Raises `StopRequested` after a signal."""
         if not self._begun.remaining:
             return
-        schedule = self._schedule
         context = self._stage.open(self._config, self._begun.work)
-        with Packing(self._begun) as packing, StopRequest() as stop:
-            while not schedule.finished:
-                if stop.asked:
-                    raise stopped(stop, self._begun, self._done)
-                task = schedule.next(_HERE, time.monotonic())
-                if task is None:
-                    time.sleep(_WAIT_S)
-                elif task.audit:
-                    self._audit(task, context)
-                elif self._do(task, context, stop):
-                    packing.unit_done()
-                    self._sink.progress(self._done, "")
+        with Packing(self._begun) as packing, self._stop, _pool(self._lanes) as pool:
+            running: dict[Future[bool], int] = {}
+            try:
+                while not self._schedule.finished:
+                    if not self._stop.asked:
+                        self._hand_out(pool, running, context)
+                    elif not running:
+                        raise stopped(self._stop, self._begun, self._done)
+                    ready, _ = wait(running, timeout=_WAIT_S, return_when=FIRST_COMPLETED)
+                    for future in ready:
+                        if self._collect(future, running.pop(future)):
+                            packing.unit_done()
+                            self._sink.progress(self._done, "")
+            finally:
+                # Threads cannot be stopped; units end at their next report.
+                self._ended = True
 
     @property
     def _done(self) -> int:
         return self._before + self._schedule.done
 
-    def _do(self, task: Task, context: Any, stop: StopRequest) -> bool:
-        """Do a unit; False when another process holds it."""
+    def _hand_out(self, pool: Executor, running: dict[Future[bool], int], context: Any) -> None:
+        for lane in range(self._lanes):
+            if self._schedule.unit_of(lane) is None:
+                task = self._schedule.next(lane, time.monotonic())
+                if task is not None:
+                    running[pool.submit(self._do, task, context)] = lane
+        if not running:
+            time.sleep(_WAIT_S)
+
+    def _collect(self, future: Future[bool], lane: int) -> bool:
+        """Note what became of a unit; whether it is done now and was not before."""
+        unit = self._schedule.unit_of(lane)
+        if future.result():
+            return self._schedule.succeeded(lane, time.monotonic())
+        self._sink.note(f"unit {unit} is held by another worker; waiting for it")
+        self._schedule.held(lane, time.monotonic())
+        return False
+
+    def _do(self, task: Task, context: Any) -> bool:
+        """Do a unit, or do it again to compare; False when another process holds it."""
+        # OpenMP keeps the count per thread, and this is one of the pool's.
+        set_threads(self._config.cluster.threads)
 
         def report(fraction: float, text: str) -> None:
-            if stop.asked and stop.seconds > self._config.cluster.drain_s:
-                raise stopped(stop, self._begun, self._done)
-            self._sink.progress(self._done + fraction, text)
+            late = self._stop.asked and self._stop.seconds > self._config.cluster.drain_s
+            if self._ended or late:
+                raise stopped(self._stop, self._begun, self._done)
+            self._shares[task.unit] = fraction
+            self._sink.progress(self._done + sum(self._shares.values()), text)
 
-        receipt = do_unit(
-            self._stage,
-            self._begun.work.plan.unit(task.unit),
-            context=context,
-            work=self._begun.work,
-            objects=self._begun.objects,
-            lease_s=self._config.store.lease_s,
-            report=report,
-        )
-        if receipt is None:
-            self._sink.note(f"unit {task.unit} is held by another worker; waiting for it")
-            self._schedule.held(_HERE, time.monotonic())
-            return False
-        return self._schedule.succeeded(_HERE, time.monotonic())
+        shared = {
+            "context": context,
+            "work": self._begun.work,
+            "objects": self._begun.objects,
+            "report": report,
+        }
+        unit = self._begun.work.plan.unit(task.unit)
+        try:
+            if task.audit:
+                audit_unit(self._stage, unit, **shared)
+                return True
+            lease_s = self._config.store.lease_s
+            return do_unit(self._stage, unit, lease_s=lease_s, **shared) is not None
+        finally:
+            self._shares.pop(task.unit, None)
 
-    def _audit(self, task: Task, context: Any) -> None:
-        audit_unit(
-            self._stage,
-            self._begun.work.plan.unit(task.unit),
-            context=context,
-            work=self._begun.work,
-            objects=self._begun.objects,
-            report=lambda fraction, text: None,
-        )
-        self._schedule.succeeded(_HERE, time.monotonic())
+
+class _Here(Executor):
+    """Does what is submitted at once, in the calling thread: ^C ends it wherever it is."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """The finished future of the call; errors are raised, not kept."""
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def _pool(lanes: int) -> Executor:
+    return _Here() if lanes == 1 else ThreadPoolExecutor(lanes, "unit")

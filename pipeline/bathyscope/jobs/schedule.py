@@ -14,6 +14,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +64,8 @@ class Schedule:
     """The state of one stage's units, by their indices. Memory grows with workers, not with units.
 
     `units` are given out in their order; `limits` say when patience ends; `audited` says of a unit
-    whether it is to be done twice.
+    whether it is to be done twice. `owner` says whose a worker is where one process appears as
+    several: what one of them did, another one of the same owner does not audit.
     """
 
     def __init__(
@@ -71,10 +73,12 @@ class Schedule:
         units: Indices,
         limits: Limits | None = None,
         audited: Callable[[int], bool] | None = None,
+        owner: Callable[[Any], Hashable] = lambda worker: worker,
     ) -> None:
         self._units = units
         self._limits = limits or Limits()
         self._audited = audited
+        self._owner = owner
         self._next = 0
         self._again: list[tuple[float, Task]] = []
         self._audits: deque[tuple[int, Hashable]] = deque()
@@ -98,6 +102,11 @@ class Schedule:
         )
 
     @property
+    def unstarted(self) -> int:
+        """Units that nobody was given yet."""
+        return len(self._units) - self._next
+
+    @property
     def running(self) -> int:
         """Workers that have a unit."""
         return len(self._running)
@@ -115,7 +124,7 @@ class Schedule:
     def next(self, worker: Hashable, now: float) -> Task | None:
         """The next unit for an idle worker, or None while there is none for it."""
         assert worker not in self._running, worker
-        self._known.add(worker)
+        self._known.add(self._owner(worker))
         task = self._choose(worker, now)
         if task is None:
             return None
@@ -139,7 +148,7 @@ class Schedule:
         self.done += 1
         self._remember(now - attempt.since)
         if self._audited is not None and self._audited(unit):
-            self._audits.append((unit, worker))
+            self._audits.append((unit, self._owner(worker)))
         return True
 
     def held(self, worker: Hashable, now: float) -> None:
@@ -187,7 +196,7 @@ class Schedule:
     def forget(self, worker: Hashable) -> None:
         """A worker is gone; it has no unit."""
         assert worker not in self._running, worker
-        self._known.discard(worker)
+        self._known.discard(self._owner(worker))
 
     def hopeless(self, worker: Hashable, now: float) -> bool:
         """Whether a worker has had its unit for so long that it surely hangs."""
@@ -216,9 +225,10 @@ class Schedule:
 
     def _audit_for(self, worker: Hashable) -> Task | None:
         """An audit of what another worker did; of its own units where there is no other."""
-        alone = self._known == {worker}
+        owner = self._owner(worker)
+        alone = self._known == {owner}
         for place, (unit, who) in enumerate(self._audits):
-            if who != worker or alone:
+            if who != owner or alone:
                 del self._audits[place]
                 return Task(unit, audit=True)
         return None

@@ -2,20 +2,24 @@
 
 Each unit is a fixed range of sequences, computed in batches of one fixed shape; the last batch
 is padded and trimmed, so that the bytes do not depend on what else is in the unit. The forward
-stops at the last hook point, and the layers after it are never loaded. Moments are those of the
-rows before `store.codec` makes them smaller.
+stops at the last hook point, and the layers after it are never loaded. One thread launches the
+batches and waits for nothing; rows go into a ring of host memory, and threads write full shards.
+Moments are those of the rows before `store.codec` makes them smaller.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Lock
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bathyscope.config import Config
-from bathyscope.errors import NonFiniteError
-from bathyscope.models.capture import capture
+from bathyscope.models.capture import Capture
 from bathyscope.models.hook_points import HookPoint
 from bathyscope.models.load import LoadedModel
 from bathyscope.runs.corpus import Corpus
@@ -25,19 +29,23 @@ from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
 from bathyscope.stages.layout import Column, items_per_unit, lay_out
 from bathyscope.stages.model import describe_model, load_for_hooks
+from bathyscope.stages.model_check import check_model, check_tokenizer
 from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.stores.chunks import MASK_CLASSES
 from bathyscope.stores.codecs import NONE
+from bathyscope.stores.filling import Filling
 from bathyscope.stores.manifests import Segment
-from bathyscope.stores.moments import classes_by_chunk, moments_by_class
+from bathyscope.stores.moments import classes_by_chunk
 from bathyscope.stores.objects import Objects
+from bathyscope.stores.ring import Ring
 from bathyscope.stores.stored_receipts import StoredReceipts
-from bathyscope.stores.units import encoded, write_unit
 from bathyscope.values import Json, Unit, UnitPlan
 
 NAME = "harvest"
 SEMANTICS = 1
 AUDITED = True
+LANES = 2
+_IN_FLIGHT = 4
 
 
 @dataclass
@@ -51,12 +59,18 @@ class Context:
     objects: Objects
     batch_items: int
     fsync: bool
+    ring: Ring
+    """Host memory between the model and the disk."""
+    writers: ThreadPoolExecutor
+    turn: Lock = field(default_factory=Lock)
+    """One unit computes at a time, while the one before it is still written."""
 
 
 def units(config: Config) -> Work:
     """Units over the items of the corpus, each split apart."""
     corpus = Run(config.url).corpus
     model = describe_model(config)
+    check_tokenizer(model.folder, corpus.identity)
     per_item = corpus.sequence_length
     per_unit = items_per_unit(
         corpus.num_items,
@@ -92,7 +106,11 @@ def units(config: Config) -> Work:
 
 
 def open(config: Config, work: Work) -> Context:
-    """Load the model up to the last hook point."""
+    """Load the model up to the last hook point.
+
+    Raises `IdentityMismatch` where the model's folder is another one here than for the driver.
+    """
+    check_model(config, work)
     model, hooks = load_for_hooks(config)
     return Context(
         corpus=Run(config.url).corpus,
@@ -102,30 +120,36 @@ def open(config: Config, work: Work) -> Context:
         objects=Objects(config.url).at(ACTIVATIONS),
         batch_items=config.hooks.batch_items,
         fsync=config.store.fsync,
+        ring=Ring(ring_bytes(config, work.segment), pinned=model.input_device.type == "cuda"),
+        writers=writer_threads(config.hooks.writers),
     )
 
 
 def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
-    """Forward every batch of the unit, then write its shards."""
-    rows = _forward(unit, context, guard)
+    """Forward every batch of the unit while its shards are written."""
     masks = context.corpus.masks(unit.start, unit.stop).reshape(-1)
-    shards = write_unit(
+    filling = Filling(
         context.objects,
         context.segment,
-        unit=unit,
-        rows={
-            array: data
-            for name, x in rows.items()
-            for array, data in encoded(context.segment, name, x).items()
-        },
+        unit,
+        masks=masks,
+        ring=context.ring,
+        pool=context.writers,
         check=guard.check,
         fsync=context.fsync,
         keep=guard.keep,
     )
+    try:
+        with context.turn:
+            _forward(unit, context, filling, guard)
+        filled = filling.finish()
+    except BaseException:
+        filling.abandon()
+        raise
     return Outcome(
         valid=len(masks),
-        shards=shards,
-        moments={name: moments_by_class(x, masks) for name, x in rows.items()},
+        shards=filled.shards,
+        moments=filled.moments,
         figures={
             MASK_CLASSES: [
                 classes_by_chunk(masks, rows)
@@ -149,35 +173,46 @@ def finish(config: Config, begun: Begun, receipts: StoredReceipts) -> Json:
     return facts
 
 
-def _forward(unit: Unit, context: Context, guard: Guard) -> dict[str, Tensor]:
-    parts: dict[str, list[Tensor]] = {hook.name: [] for hook in context.hooks}
-    starts = range(unit.start, unit.stop, context.batch_items)
-    for number, start in enumerate(starts):
-        stop = min(start + context.batch_items, unit.stop)
-        tokens = _padded(context.corpus.tokens(start, stop), context.batch_items)
-        inputs = {"input_ids": tokens.to(context.model.input_device), "use_cache": False}
-        captured = capture(context.model.model, context.hooks, inputs)
-        for name, activations in captured.items():
-            kept = activations[: stop - start].to(torch.bfloat16).cpu().flatten(0, 1)
-            _check_finite(kept, name, start, context.corpus.sequence_length)
-            parts[name].append(kept)
-        guard.progress((number + 1) / len(starts))
-    return {name: torch.cat(rows) for name, rows in parts.items()}
+def ring_bytes(config: Config, segment: Segment) -> int:
+    """Host memory for rows on their way: as set, or two shards of bfloat16 per hook point."""
+    arrays = [spec for spec in segment.arrays if spec.scales_of is None]
+    shards = sum(spec.shard_rows * 2 * int(np.prod(spec.row_shape)) for spec in arrays)
+    return config.hooks.ring_bytes or 2 * shards
+
+
+def writer_threads(count: int) -> ThreadPoolExecutor:
+    """Threads that sum, hash and write full shards. Each computes with one thread of its own."""
+    return ThreadPoolExecutor(count, "writer", initializer=torch.set_num_threads, initargs=(1,))
+
+
+def _forward(unit: Unit, context: Context, filling: Filling, guard: Guard) -> None:
+    device = context.model.input_device
+    tokens = context.corpus.tokens(unit.start, unit.stop)
+    starts = range(0, len(tokens), context.batch_items)
+    in_flight: deque[torch.cuda.Event] = deque()
+    with Capture(context.model.model, context.hooks) as capture:
+        for number, start in enumerate(starts):
+            part = tokens[start : start + context.batch_items]
+            inputs = _padded(part, context.batch_items)
+            if device.type == "cuda":
+                # From pageable memory the copy would wait for the GPU.
+                inputs = inputs.pin_memory().to(device, non_blocking=True)
+            captured = capture({"input_ids": inputs, "use_cache": False})
+            for name, activations in captured.items():
+                filling.add(name, activations[: len(part)].flatten(0, 1))
+            if device.type == "cuda":
+                _bound(in_flight, captured)
+            guard.progress((number + 1) / len(starts))
+
+
+def _bound(in_flight: deque[torch.cuda.Event], captured: dict[str, Tensor]) -> None:
+    """Keep a few batches ahead of the GPUs, so that they never wait for each other or for us."""
+    last = list(captured.values())[-1]
+    in_flight.append(torch.cuda.current_stream(last.device).record_event())
+    if len(in_flight) > _IN_FLIGHT:
+        in_flight.popleft().synchronize()
 
 
 def _padded(tokens: Tensor, batch_items: int) -> Tensor:
     missing = batch_items - len(tokens)
     return torch.cat([tokens, tokens.new_zeros(missing, tokens.shape[1])]) if missing else tokens
-
-
-def _check_finite(rows: Tensor, name: str, first_item: int, per_item: int) -> None:
-    finite = torch.isfinite(rows).all(1)
-    if finite.all():
-        return
-    bad = torch.nonzero(~finite).flatten()
-    where = int(bad[0])
-    raise NonFiniteError(
-        f"Hook point {name} gave {len(bad)} rows with NaN or infinity, the first at item "
-        f"{first_item + where // per_item}, position {where % per_item}. Nothing of this unit was "
-        "stored. Try model.dtype=float32, or check the weights of that layer."
-    )

@@ -201,14 +201,19 @@ def assemble(rows: npt.NDArray[Any], spec: ArraySpec) -> Assembled:
         chunk = _chunk(rows, number, spec)
         decoded.update(as_bytes(chunk))
         body = compress(chunk) if spec.codec == ZSTD else as_bytes(chunk)
-        pieces += [body, crc32c(body)]
+        # All that is asked of a chunk, while it is in the cache.
+        pieces += _hashed([body, crc32c(body)], stored)
         index[number] = offset, len(body) + CRC_BYTES
         offset += len(body) + CRC_BYTES
-    pieces += [as_bytes(index), crc32c(as_bytes(index))]
-    for piece in pieces:
-        stored.update(piece)
+    pieces += _hashed([as_bytes(index), crc32c(as_bytes(index))], stored)
     size = offset + spec.index_bytes
     return Assembled(pieces, size, stored.hexdigest(), decoded.hexdigest())
+
+
+def _hashed(pieces: list[Buffer], digest: xxhash.xxh3_128) -> list[Buffer]:
+    for piece in pieces:
+        digest.update(piece)
+    return pieces
 
 
 def crc32c(data: Buffer) -> bytes:
