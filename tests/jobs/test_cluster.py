@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import deadly_stage
+import noop_stage
 import pytest
 
 from bathyscope.commands.run import run as run_stages
@@ -89,7 +89,7 @@ def test_bytes_equal_those_of_the_inline_driver_though_a_worker_was_killed(
 
 
 class StopOnce(Silent):
-    """Stops a worker with SIGSTOP when every worker has done a unit, and never wakes it."""
+    """Stops a worker with SIGSTOP when all have done a unit and some are left; never wakes it."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -100,12 +100,8 @@ class StopOnce(Silent):
         self.receipts = Receipts(begun.objects, begun.work.segment.name)
 
     def progress(self, done: float, text: str) -> None:
-        if done >= 4 and not self.stopped:
-            # Workers begin at their own pace. Each was given a unit before the first was done.
-            end = time.monotonic() + 120
-            while len(pids := self.pids()) < self.workers:
-                assert time.monotonic() < end
-                time.sleep(0.1)
+        pids = set() if self.stopped or done < 4 else self.pids()
+        if len(pids) == self.workers:
             self.stopped = min(pids)
             os.kill(self.stopped, signal.SIGSTOP)
 
@@ -116,9 +112,22 @@ class StopOnce(Silent):
         self.notes.append(text)
 
 
+def warm(cluster: Cluster, config: Config, workers: int) -> None:
+    """See to it that so many workers have started, so that all get units of the next stage."""
+    turn = 0
+    while len(cluster.worker_pids()) < workers:
+        turn += 1
+        url = f"{config.url}-warm-{turn}"
+        cluster.drive(noop_stage, Silent(), changed(config, url=url, data__train_tokens=20))
+
+
 def test_a_worker_that_hangs_is_given_up_and_its_unit_done_by_another(
-    config: Config, tiny_config: Callable[..., Config], tmp_path: Path
+    config: Config,
+    tiny_config: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(noop_stage.__file__).parent))
     hanging = Cluster(
         changed(
             config,
@@ -129,6 +138,7 @@ def test_a_worker_that_hangs_is_given_up_and_its_unit_done_by_another(
     )
     sink = StopOnce(workers=2)
     try:
+        warm(hanging, config, workers=2)
         hanging.drive(harvest, sink)
         assert sink.stopped
         assert sink.stopped not in hanging.worker_pids()
