@@ -104,3 +104,31 @@ def test_classes_are_counted_per_chunk():
     }
     assert kept_by_chunk(classes, lambda p: (p & 1) == 0).tolist() == [2, 3, 1]
     assert kept_by_chunk(classes, lambda p: p == 9).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("num_rows", [1, 700, 1024])
+def test_every_class_has_the_sums_of_its_own_rows(num_rows):
+    generator = torch.Generator().manual_seed(1)
+    rows = (torch.randn(num_rows, 5, generator=generator) + 2).bfloat16()
+    # Large and small classes, one of them in a single block, ties for the largest.
+    mask = np.array([0, 0, 4, 4, 1] * 205, dtype=np.uint8)[:num_rows]
+    mask[600:603] = 7
+
+    found = moments_by_class(rows, mask)
+
+    assert sorted(found) == sorted(set(mask.tolist()))
+    for pattern, sums in found.items():
+        wanted = rows[torch.from_numpy(mask == pattern)].double().numpy()
+        assert sums.n == len(wanted)
+        np.testing.assert_allclose(sums.sum, wanted.sum(0), rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(sums.sum_sq, (wanted**2).sum(0), rtol=1e-5)
+
+
+def test_a_class_with_nan_leaves_the_others_finite():
+    rows = torch.ones(4, 2)
+    rows[1] = float("nan")
+
+    found = moments_by_class(rows, np.array([0, 1, 0, 0], dtype=np.uint8))
+
+    assert found[0].sum.tolist() == [3.0, 3.0]
+    assert np.isnan(found[1].sum).all()
