@@ -47,7 +47,9 @@ def test_every_family_names_modules_that_exist(folders: dict[str, Path], plain: 
         model, family = plain(folder), FAMILIES[model_type]
         for path in (family.embedding, family.final_norm, family.unembedding, family.blocks):
             assert isinstance(model.get_submodule(path), nn.Module)
-        assert isinstance(model.get_submodule(f"{family.blocks}.0.{family.attention}"), nn.Module)
+        assert isinstance(
+            model.get_submodule(f"{family.blocks}.0.{family.attention_out}"), nn.Module
+        )
         for kind in ALIAS_KINDS:
             if not (kind == "resid_mid" and family.is_parallel(model.config)):
                 model.get_submodule(resolve(model, f"{kind}.1").path)

@@ -55,15 +55,21 @@ def cut_model(model: nn.Module, layers: tuple[int, int] | None, *, head: bool) -
             f"Leave out layers and keep head=True."
         )
     _cut_blocks(model, family, first, last)
-    tied = model.get_submodule(family.embedding).weight is getattr(
-        model.get_submodule(family.unembedding), "weight", None
-    )
-    if first > 0 and not (head and tied):
+    if first > 0 and not (head and _is_tied(model, family)):
         model.set_submodule(family.embedding, Unloaded(family.embedding))
     if not head:
-        model.set_submodule(family.final_norm, nn.Identity())
-        model.set_submodule(family.unembedding, nn.Identity())
+        for path in (family.final_norm, family.unembedding):
+            if path is not None:
+                model.set_submodule(path, nn.Identity())
     return first, last
+
+
+def _is_tied(model: nn.Module, family: Family) -> bool:
+    if family.unembedding is None:
+        return False
+    embedding = getattr(model.get_submodule(family.embedding), "weight", None)
+    unembedding = getattr(model.get_submodule(family.unembedding), "weight", None)
+    return embedding is not None and embedding is unembedding
 
 
 def _cut_blocks(model: nn.Module, family: Family, first: int, last: int) -> None:

@@ -37,9 +37,11 @@ def read_head(folder: str | Path) -> Head | None:
     return Head(unembedding, gain + 1 if family.gain_from_one else gain)
 
 
-def _first(checkpoint: Checkpoint, family: Family, modules: tuple[str, ...]) -> Tensor | None:
+def _first(
+    checkpoint: Checkpoint, family: Family, modules: tuple[str | None, ...]
+) -> Tensor | None:
     """The weight of the first of these modules that the checkpoint holds."""
-    for module in modules:
+    for module in filter(None, modules):
         for key in _stored_names(f"{module}.weight", family):
             if key in checkpoint.tensors:
                 return checkpoint.read(key, "cpu").to(torch.float32)

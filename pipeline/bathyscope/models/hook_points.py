@@ -44,7 +44,7 @@ def resolve(model_or_config: Any, name: str) -> HookPoint:
 
     With a config alone, module paths are taken on trust: `capture` finds a wrong one later.
     Raises HookPointError for a name that matches nothing, a layer that is not there, a side other
-    than `in` and `out`, and `resid_mid` of parallel blocks.
+    than `in` and `out`, and an alias that the family's blocks do not have, with the reason.
     """
     model = model_or_config if isinstance(model_or_config, nn.Module) else None
     config = getattr(model, "config", None) if model is not None else model_or_config
@@ -97,12 +97,9 @@ def _resolve_alias(
             f"{name!r} asks for layer {layer}, but the model has {total} layers and "
             f"{which} can be used here (counted from 0)."
         )
-    if kind == "resid_mid" and family.is_parallel(config):
-        raise HookPointError(
-            f"{name!r} does not exist in {config.model_type}: its blocks run attention and MLP in "
-            f"parallel on the same input, so there is no residual stream between them. "
-            f"Use 'resid_pre.{layer}' or 'resid_post.{layer}'."
-        )
+    reason = family.why_not(kind, layer, config)
+    if reason is not None:
+        raise HookPointError(f"{name!r} does not exist in {config.model_type}: {reason}.")
     path, side = family.part(kind, layer)
     return HookPoint(name, path, "in" if side == "in" else "out", layer)
 
@@ -126,7 +123,8 @@ def _could_be_path(path: str, family: Family | None) -> bool:
     root = path.split(".")[0]
     if family is None:
         return root not in ALIAS_KINDS
-    return root in {family.blocks.split(".")[0], family.unembedding.split(".")[0]}
+    known = (family.blocks, family.embedding, family.final_norm, family.unembedding)
+    return root in {path.split(".")[0] for path in known if path is not None}
 
 
 def _layer_of(path: str, family: Family | None) -> int | None:
@@ -141,8 +139,9 @@ def _aliases(model: nn.Module | None, config: Any, family: Family | None) -> Ite
         return
     layers = layer_numbers(model) if model is not None else range(int(config.num_hidden_layers))
     for kind in ALIAS_KINDS:
-        if kind != "resid_mid" or not family.is_parallel(config):
-            yield from (f"{kind}.{layer}" for layer in layers)
+        yield from (
+            f"{kind}.{layer}" for layer in layers if family.why_not(kind, layer, config) is None
+        )
 
 
 def _no_match(

@@ -7,7 +7,6 @@ nothing after the last needed block is read, placed or run.
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Mapping
@@ -19,9 +18,10 @@ from typing import Any
 import torch
 from accelerate import dispatch_model, init_empty_weights
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from bathyscope.errors import ModelError
+from bathyscope.models.build import build_model
 from bathyscope.models.checkpoints import model_digest, open_checkpoint
 from bathyscope.models.cut import cut_model
 from bathyscope.models.placement import (
@@ -82,7 +82,7 @@ def load_model(
     offload_folder: str | Path | None = None,
     attention: str = "sdpa",
 ) -> LoadedModel:
-    """Load a causal language model from a local folder. Code in the folder is never run.
+    """Load a model of transformers from a local folder. Code in the folder is never run.
 
     `layers` (first, one past the last) keeps those blocks only; without `head` the residual stream
     comes out in place of logits. `device_map` is None (one device), `cpu`, `auto`, `balanced` or
@@ -135,12 +135,7 @@ def _build_empty(config: Any, dtype: torch.dtype, attention: str) -> nn.Module:
     # Buffers are made for real: rotary tables are in no checkpoint and nothing would fill them.
     try:
         with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(
-                copy.deepcopy(config),
-                dtype=dtype,
-                attn_implementation=attention,
-                trust_remote_code=False,
-            )
+            model: Any = build_model(config, dtype=dtype, attention=attention)
     except (ValueError, ImportError) as error:
         raise ModelError(
             f"A model of type {config.model_type!r} cannot be built with attention "

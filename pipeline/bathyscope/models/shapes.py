@@ -6,17 +6,16 @@ their activations, from a model whose tensors have shapes but no data.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoModelForCausalLM
 
 from bathyscope.errors import HookPointError
+from bathyscope.models.build import build_model
 from bathyscope.models.capture import capture
 from bathyscope.models.families import ALIAS_KINDS
 from bathyscope.models.hook_points import HookPoint, resolve
@@ -45,7 +44,7 @@ def model_shape(folder: str | Path, hook_points: Sequence[str]) -> ModelShape:
     """
     config = read_config(folder)
     with init_empty_weights(include_buffers=True):
-        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="eager")
+        model: Any = build_model(config, dtype=torch.float32, attention="eager")
     model.tie_weights()
     hooks = [resolve(model, name) for name in hook_points]
     return ModelShape(

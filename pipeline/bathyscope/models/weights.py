@@ -19,30 +19,38 @@ from torch import Tensor, nn
 
 from bathyscope.errors import ModelError
 from bathyscope.models.checkpoints import Checkpoint, StoredTensor
+from bathyscope.models.conversions import Merged, renamed
 from bathyscope.models.families import family_of
 from bathyscope.models.placement import Device, device_of, torch_device
 
+Stored = StoredTensor | Merged
 OffloadIndex = dict[str, dict[str, str]]
 """Parameter -> where accelerate reads it from: `safetensors_file` and `weight_name`."""
 
 
-def plan_weights(model: nn.Module, checkpoint: Checkpoint) -> dict[str, StoredTensor]:
-    """Name of each parameter and stored buffer -> the tensor that fills it.
+def plan_weights(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Stored]:
+    """Name of each parameter and stored buffer -> the tensor, or tensors, that fill it.
 
     Raises ModelError with all missing tensors, or all that have another shape.
     """
-    plan: dict[str, StoredTensor] = {}
+    plan: dict[str, Stored] = {}
+    converted: Mapping[str, Stored] | None = None
     missing: list[str] = []
     others = {name: group for group in find_tied_parameters(model) for name in group}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names = [name, *(n for n in others.get(name, ()) if n != name)]
         keys = [key for n in names for key in _checkpoint_names(model, n)]
         key = next((key for key in keys if key in checkpoint.tensors), None)
-        if key is None:
-            missing.append(name)
-        else:
+        if key is not None:
             plan[name] = checkpoint.tensors[key]
-            _check_dtype(name, parameter, plan[name])
+        else:
+            converted = renamed(model, checkpoint) if converted is None else converted
+            known = next((converted[n] for n in names if n in converted), None)
+            if known is None:
+                missing.append(name)
+                continue
+            plan[name] = known
+        _check_dtype(name, parameter, plan[name])
     if missing:
         raise ModelError(
             f"{checkpoint.folder} lacks {len(missing)} tensors of {type(model).__name__}: "
@@ -60,7 +68,7 @@ def plan_weights(model: nn.Module, checkpoint: Checkpoint) -> dict[str, StoredTe
 def fill_weights(
     model: nn.Module,
     checkpoint: Checkpoint,
-    plan: Mapping[str, StoredTensor],
+    plan: Mapping[str, Stored],
     device_map: Mapping[str, Device],
     *,
     offload_folder: Path | None = None,
@@ -78,13 +86,20 @@ def fill_weights(
         if name not in parameters:
             # Buffers are small and stay in memory; accelerate moves them with their module.
             dtype, place = model.get_buffer(name).dtype, "cpu" if device == "disk" else device
-            _set(model, name, place, _read(checkpoint, stored, place, dtype))
+            _set(model, name, place, _read(model, checkpoint, stored, place, dtype))
         elif device == "disk":
-            index[name] = _on_disk(checkpoint, name, stored, parameters[name], offload_folder)
+            index[name] = _on_disk(
+                model, checkpoint, name, stored, parameters[name], offload_folder
+            )
         elif id(parameters[name]) in filled:
             _tie(model, name, filled[id(parameters[name])])
         else:
-            _set(model, name, device, _read(checkpoint, stored, device, parameters[name].dtype))
+            _set(
+                model,
+                name,
+                device,
+                _read(model, checkpoint, stored, device, parameters[name].dtype),
+            )
             filled[id(parameters[name])] = model.get_parameter(name)
     return index
 
@@ -107,7 +122,7 @@ def _is_stored(model: nn.Module, name: str) -> bool:
     return buffer not in model.get_submodule(path)._non_persistent_buffers_set
 
 
-def _check_dtype(name: str, parameter: Tensor, stored: StoredTensor) -> None:
+def _check_dtype(name: str, parameter: Tensor, stored: Stored) -> None:
     if parameter.is_floating_point() and not stored.dtype.is_floating_point:
         raise ModelError(
             f"{name} is stored as {stored.dtype} in {stored.file}: quantised weights cannot be "
@@ -115,13 +130,14 @@ def _check_dtype(name: str, parameter: Tensor, stored: StoredTensor) -> None:
         )
 
 
-def _check_shapes(model: nn.Module, plan: Mapping[str, StoredTensor]) -> None:
+def _check_shapes(model: nn.Module, plan: Mapping[str, Stored]) -> None:
     wrong = []
     tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
     for name, stored in plan.items():
         wanted = tuple(tensors[name].shape)
-        if stored.shape != wanted:
-            wrong.append(f"{name} is {list(stored.shape)}, wanted {list(wanted)}")
+        found = stored.shape_in(model) if isinstance(stored, Merged) else stored.shape
+        if found != wanted:
+            wrong.append(f"{name} is {list(found)}, wanted {list(wanted)}")
     if wrong:
         raise ModelError(
             f"Tensors of another shape than config.json says: {_some(wrong)}. "
@@ -130,9 +146,11 @@ def _check_shapes(model: nn.Module, plan: Mapping[str, StoredTensor]) -> None:
 
 
 def _read(
-    checkpoint: Checkpoint, stored: StoredTensor, device: Device, dtype: torch.dtype
+    model: nn.Module, checkpoint: Checkpoint, stored: Stored, device: Device, dtype: torch.dtype
 ) -> Tensor:
     target = torch_device(device)
+    if isinstance(stored, Merged):
+        return stored.read(model, checkpoint).to(target, dtype)
     tensor = checkpoint.read(stored.key, target)
     if target.type == "cpu":
         # A view of the mapped file would change with the file and lie at any address, and the
@@ -152,26 +170,32 @@ def _tie(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
 
 
 def _on_disk(
+    model: nn.Module,
     checkpoint: Checkpoint,
     name: str,
-    stored: StoredTensor,
+    stored: Stored,
     parameter: Tensor,
     offload_folder: Path | None,
 ) -> dict[str, str]:
-    if stored.dtype == parameter.dtype:
+    if isinstance(stored, StoredTensor) and stored.dtype == parameter.dtype:
         return {"safetensors_file": str(stored.file), "weight_name": stored.key}
     if offload_folder is None:
         raise ModelError(
-            f"{name} stays on disk and is stored as {stored.dtype}, but {parameter.dtype} was "
-            f"asked for. Give an offload_folder for the converted copy, or load in {stored.dtype}."
+            f"{name} stays on disk and is stored {_how(stored)}, but {parameter.dtype} in one "
+            f"tensor was asked for. Give an offload_folder for the converted copy."
         )
     offload_folder.mkdir(parents=True, exist_ok=True)
     path = offload_folder / f"{name}.safetensors"
     # Renamed into place: another process may have the same file mapped.
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file({name: _read(checkpoint, stored, "cpu", parameter.dtype)}, partial)
+    save_file({name: _read(model, checkpoint, stored, "cpu", parameter.dtype)}, partial)
     os.replace(partial, path)
     return {"safetensors_file": str(path), "weight_name": name}
+
+
+def _how(stored: Stored) -> str:
+    in_parts = f" in {len(stored.parts)} parts" if isinstance(stored, Merged) else ""
+    return f"as {stored.dtype}{in_parts}"
 
 
 def _some(names: list[Any]) -> str:
