@@ -24,8 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-SUPPORT = Path(__file__).parents[1] / "support"
-sys.path.insert(0, str(SUPPORT))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import ray_nodes
 from cluster_faults import WORKERS, Stage, as_json, schedule_of, wait_for
@@ -136,7 +135,7 @@ def _until(stage: Stage, over: Any, started: float) -> None:
 def main() -> None:
     """All seeds that are not in the results yet."""
     # Of the processes that are started from here.
-    os.environ |= {"PYTHONPATH": str(SUPPORT), "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ |= {"PYTHONPATH": sys.path[0], "RAY_USAGE_STATS_ENABLED": "0"}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="where runs are kept")
     parser.add_argument("--results", type=Path, help="JSON lines, one per seed")

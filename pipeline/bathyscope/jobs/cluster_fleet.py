@@ -8,6 +8,7 @@ refused (other versions, no checkpoint there) gets no more of them.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,7 @@ class Fleet:
         self._replicas: list[Replica] = []
         self._refused: set[str] = set()
         self._job: Any = None
+        self._stages = 0
         self._deaths = 0
         self._told_at = 0.0
 
@@ -98,7 +100,8 @@ class Fleet:
 
     def open_stage(self, job: StageJob, now: float) -> None:
         """Have every worker open a stage, also those that join later."""
-        self._job = ray.put(job)
+        self._stages += 1
+        self._job = ray.put(dataclasses.replace(job, number=self._stages))
         self._told_at = now
         for replica in self._replicas:
             if replica.place is not None:
@@ -132,7 +135,10 @@ class Fleet:
 
         Raises the worker's error when no node is left that is not refused.
         """
-        replica = self._answers.pop(future)
+        replica = self._answers.pop(future, None)
+        if replica is None:
+            # Of a worker that was lost a moment ago, together with its other answers.
+            return
         try:
             answer = ray.get(future)
         except (ActorDiedError, ActorUnavailableError) as error:
@@ -216,12 +222,17 @@ class Fleet:
         self._answers[actor.join.remote()] = replica
 
     def _prepare(self, replica: Replica, now: float) -> None:
+        # It may still be opening the stage before; that answer no longer matters.
+        self._forget_answers(replica)
         replica.state, replica.since = PREPARING, now
         self._answers[replica.actor.prepare.remote(self._job)] = replica
 
     def _drop(self, replica: Replica) -> None:
         ray.kill(replica.actor)
         self._replicas.remove(replica)
+        self._forget_answers(replica)
+
+    def _forget_answers(self, replica: Replica) -> None:
         self._answers = {f: r for f, r in self._answers.items() if r is not replica}
 
     def _judge(self, replica: Replica, cause: Exception, now: float, sink: Sink) -> None:

@@ -40,6 +40,8 @@ class StageJob:
     """Module of the stage."""
     config: Config
     work: Work
+    number: int = 0
+    """Grows with every stage of a driver."""
 
 
 class Worker:
@@ -48,6 +50,7 @@ class Worker:
     def __init__(self, threads: int, workers: int) -> None:
         self._threads = (threads, workers)
         self._lock = threading.Lock()
+        self._opening = threading.Lock()
         self._progress: dict[int, tuple[float, str]] = {}
         self._stage: Any = None
         self._job: StageJob | None = None
@@ -67,12 +70,18 @@ class Worker:
         }
 
     def prepare(self, job: StageJob) -> None:
-        """Open a stage: load its model, or its readers. Raises what the stage raises."""
-        self.close()
-        set_threads(*self._threads)
-        stage: Any = importlib.import_module(job.stage)
-        self._context = stage.open(job.config, job.work)
-        self._stage, self._job = stage, job
+        """Open a stage: load its model, or its readers. Raises what the stage raises.
+
+        Nothing happens when a later stage was opened meanwhile.
+        """
+        with self._opening:
+            if self._job is not None and self._job.number > job.number:
+                return
+            self._stage, self._job, self._context = None, None, None
+            set_threads(*self._threads)
+            stage: Any = importlib.import_module(job.stage)
+            self._context = stage.open(job.config, job.work)
+            self._stage, self._job = stage, job
 
     def run(self, task: Task) -> bool:
         """Do one unit, or do it again to compare; False when a stranger holds it.
@@ -114,7 +123,8 @@ class Worker:
 
     def close(self) -> None:
         """Let go of the open stage: models and readers."""
-        self._stage, self._job, self._context = None, None, None
+        with self._opening:
+            self._stage, self._job, self._context = None, None, None
 
 
 def with_absolute_paths(config: Config) -> Config:
