@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -23,16 +24,19 @@ Progress = Callable[[float, str], None]
 
 
 class UnitGuard:
-    """Confirms the lease while a unit runs and passes its progress on."""
+    """Confirms the lease while a unit runs and passes its progress on; for several threads."""
 
     def __init__(self, leases: Leases, lease: Lease, report: Progress) -> None:
         self._leases = leases
         self._report = report
+        # A renewal by one writer must not look to another one as if a stranger had the lease.
+        self._checking = threading.Lock()
         self.lease = lease
 
     def check(self) -> None:
         """Confirm the lease, renewing it when half of its time is gone."""
-        self.lease = self._leases.check(self.lease)
+        with self._checking:
+            self.lease = self._leases.check(self.lease)
 
     def progress(self, fraction: float, text: str = "") -> None:
         """Say how far the unit is."""
@@ -85,22 +89,21 @@ def do_unit(
     receipts = Receipts(objects, segment)
     leases = Leases(objects, segment, seconds=lease_s)
     lease = leases.take_over(unit.index) if take_over else leases.claim(unit.index)
-    # After the claim, so that no other worker can do it in between.
-    there = receipts.get(unit.index)
-    if there is not None and lease is not None:
-        leases.release(unit.index)
-    if there is not None or lease is None:
-        return there
+    if lease is None:
+        return receipts.get(unit.index)
     guard = UnitGuard(leases, lease, report)
     try:
-        outcome = stage.run(unit, context, guard)
-        guard.check()
+        # After the claim, so that no other worker can do it in between.
+        receipt = receipts.get(unit.index)
+        if receipt is None:
+            outcome = stage.run(unit, context, guard)
+            guard.check()
+            receipt = receipts.create(_receipt(unit, outcome, guard.lease))
     except BaseException:
         # Whoever tries it again, on whatever host, need not wait for the lease to end.
         with suppress(StoreError):
             leases.give_back(guard.lease)
         raise
-    receipt = receipts.create(_receipt(unit, outcome, guard.lease.term, guard.lease.attempt))
     leases.release(unit.index)
     return receipt
 
@@ -120,7 +123,7 @@ def audit_unit(
     receipt is set aside, and the unit counts as not done.
     """
     outcome = stage.run(unit, context, AuditGuard(report))
-    receipt = _receipt(unit, outcome, term=0, attempt=0)
+    receipt = _receipt(unit, outcome, lease=None)
     Receipts(objects, work.segment.name).compare(receipt)
     return receipt
 
@@ -132,15 +135,15 @@ def set_threads(threads: int, workers: int = 1) -> int:
     return count
 
 
-def _receipt(unit: Unit, outcome: Outcome, term: int, attempt: int) -> Receipt:
+def _receipt(unit: Unit, outcome: Outcome, lease: Lease | None) -> Receipt:
     return Receipt(
         unit=unit.index,
-        term=term,
+        term=0 if lease is None else lease.term,
         valid=outcome.valid,
         shards=outcome.shards,
         moments=outcome.moments,
         figures=outcome.figures,
-        writer={**_writer(), "attempt": attempt},
+        writer={**_writer(), "attempt": 0 if lease is None else lease.attempt},
     )
 
 
