@@ -22,7 +22,7 @@ from support import changed
 
 def test_threads_that_confirm_a_lease_while_it_is_renewed_do_not_lose_it(tmp_path: Path) -> None:
     # So short that nearly every look renews it.
-    leases = Leases(Objects(str(tmp_path)), "seg", seconds=0.02)
+    leases = Leases(Objects(str(tmp_path)), "seg", seconds=0.0002)
     lease = leases.claim(0)
     assert lease is not None
     guard = UnitGuard(leases, lease, lambda fraction, text: None)
