@@ -171,6 +171,37 @@ def test_a_lost_lease_stops_the_unit_and_frees_the_ring(disk, pool):
     assert len(ring.take(ring.max_bytes)) == ring.max_bytes, "all buffers came back"
 
 
+class LateCopy:
+    """Stands for the event of a copy from a GPU, which is not over yet."""
+
+    def __init__(self, ring):
+        self.ring = ring
+        self.free_when_waited_for = None
+
+    def synchronize(self):
+        self.free_when_waited_for = len(self.ring._free)
+
+
+def test_no_buffer_goes_back_while_a_copy_into_it_is_under_way(disk, pool):
+    create_segment(disk, segment_of())
+    ring = Ring(10_000)
+    one = filling(disk, pool, ring=ring)
+    rows = rows_of(12)
+    one.add("a", rows["a"][:2])
+    one.add("b", rows["b"][:2])
+    copies = {name: LateCopy(ring) for name in "ab"}
+    for name, copy in copies.items():
+        one._open[name].copies.append(copy)
+    one._failed.set()
+    # `b` is handed in after the failure, `a` is still open when the unit is abandoned.
+    one._hand_in(one._segment.array("b"))
+    one._futures[0].result()
+    assert copies["b"].free_when_waited_for == 0
+    one.abandon()
+    assert copies["a"].free_when_waited_for == 1
+    assert len(ring._free) == 2
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_rows_that_are_not_finite_are_named(disk, pool, bad):
     create_segment(disk, segment_of())

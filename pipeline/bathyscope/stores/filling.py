@@ -52,6 +52,11 @@ class _Open:
     copies: list[torch.cuda.Event] = field(default_factory=list)
     """When the copies into it will be over."""
 
+    def wait(self) -> None:
+        """Until no GPU writes into the buffer any more."""
+        for copied in self.copies:
+            copied.synchronize()
+
 
 class _Written(NamedTuple):
     name: str
@@ -135,6 +140,8 @@ class Filling:
         """Write nothing more, and give all buffers back."""
         self._failed.set()
         for shard in self._open.values():
+            # Whoever takes the buffer next must not find a late copy in it.
+            shard.wait()
             self._ring.give(shard.buffer)
         self._open = {}
         for future in self._futures:
@@ -166,10 +173,9 @@ class Filling:
 
     def _write(self, spec: ArraySpec, shard: _Open) -> _Written:
         try:
+            shard.wait()
             if self._failed.is_set():
                 return _Written(spec.name, shard.number, [], {})
-            for copied in shard.copies:
-                copied.synchronize()
             rows = shard.rows[: shard.filled]
             first = shard.number * spec.shard_rows
             sums = moments_by_class(rows, self._masks[first : first + len(rows)])
