@@ -15,10 +15,9 @@ import ray
 
 from bathyscope.config import Config
 from bathyscope.jobs.schedule import Task
-from bathyscope.jobs.unit import audit_unit, do_unit, set_threads
+from bathyscope.jobs.unit import do_task, set_threads
 from bathyscope.jobs.versions import versions
 from bathyscope.runs.work import Work
-from bathyscope.stores.objects import Objects
 
 
 @dataclass(frozen=True)
@@ -92,28 +91,23 @@ class Worker:
         assert job is not None, "a unit came before the stage was prepared"
         # OpenMP keeps the count per thread, and this may be another one than last time.
         set_threads(*self._threads)
-        unit = job.work.plan.unit(task.unit)
 
         def report(fraction: float, text: str) -> None:
             with self._lock:
-                self._progress[unit.index] = fraction, text
+                self._progress[task.unit] = fraction, text
 
-        shared = {
-            "context": self._context,
-            "work": job.work,
-            "objects": Objects(job.config.url).at(job.work.artifact),
-            "report": report,
-        }
         try:
-            if task.audit:
-                audit_unit(stage, unit, **shared)
-                return True
-            lease_s, take_over = job.config.store.lease_s, task.take_over
-            receipt = do_unit(stage, unit, lease_s=lease_s, take_over=take_over, **shared)
-            return receipt is not None
+            return do_task(
+                stage,
+                task,
+                config=job.config,
+                context=self._context,
+                work=job.work,
+                report=report,
+            )
         finally:
             with self._lock:
-                self._progress.pop(unit.index, None)
+                self._progress.pop(task.unit, None)
 
     def progress(self) -> tuple[float, str]:
         """How much of the units under way is done, in units, and a few words."""

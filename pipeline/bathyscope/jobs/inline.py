@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from threading import Lock
 from typing import Any
 
 from bathyscope.config import Config
@@ -13,7 +14,7 @@ from bathyscope.jobs.packing import Packing
 from bathyscope.jobs.schedule import Schedule, Task
 from bathyscope.jobs.sink import Sink
 from bathyscope.jobs.stopping import StopRequest, stopped
-from bathyscope.jobs.unit import audit_unit, do_unit, set_threads
+from bathyscope.jobs.unit import do_task, set_threads
 from bathyscope.runs.work import Begun, begin
 from bathyscope.stages.stage import Stage
 from bathyscope.stores.compaction import compact
@@ -73,6 +74,8 @@ class _Units:
         self._stop = StopRequest()
         self._ended = False
         self._shares: dict[int, float] = {}
+        # Two units report at a time, and neither sinks nor the shares are made for that.
+        self._telling = Lock()
 
     def run(self) -> None:
         """Until every unit is done. Raises `StopRequested` after a signal."""
@@ -91,7 +94,8 @@ class _Units:
                     for future in ready:
                         if self._collect(future, running.pop(future)):
                             packing.unit_done()
-                            self._sink.progress(self._done, "")
+                            with self._telling:
+                                self._sink.progress(self._done, "")
             finally:
                 # Threads cannot be stopped; units end at their next report.
                 self._ended = True
@@ -127,24 +131,22 @@ class _Units:
             late = self._stop.asked and self._stop.seconds > self._config.cluster.drain_s
             if self._ended or late:
                 raise stopped(self._stop, self._begun, self._done)
-            self._shares[task.unit] = fraction
-            self._sink.progress(self._done + sum(self._shares.values()), text)
+            with self._telling:
+                self._shares[task.unit] = fraction
+                self._sink.progress(self._done + sum(self._shares.values()), text)
 
-        shared = {
-            "context": context,
-            "work": self._begun.work,
-            "objects": self._begun.objects,
-            "report": report,
-        }
-        unit = self._begun.work.plan.unit(task.unit)
         try:
-            if task.audit:
-                audit_unit(self._stage, unit, **shared)
-                return True
-            lease_s = self._config.store.lease_s
-            return do_unit(self._stage, unit, lease_s=lease_s, **shared) is not None
+            return do_task(
+                self._stage,
+                task,
+                config=self._config,
+                context=context,
+                work=self._begun.work,
+                report=report,
+            )
         finally:
-            self._shares.pop(task.unit, None)
+            with self._telling:
+                self._shares.pop(task.unit, None)
 
 
 class _Here(Executor):

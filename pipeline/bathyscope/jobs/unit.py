@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
+from bathyscope.config import Config
 from bathyscope.errors import StoreError
+from bathyscope.jobs.schedule import Task
 from bathyscope.runs.work import Work
 from bathyscope.stages.stage import Outcome, Stage
 from bathyscope.stores.leases import Lease, Leases
@@ -65,6 +67,31 @@ class AuditGuard:
     def keep(self) -> bool:
         """Nothing is stored."""
         return False
+
+
+def do_task(
+    stage: Stage, task: Task, *, config: Config, context: Any, work: Work, report: Progress
+) -> bool:
+    """Do the unit of a task, or do it again to compare; False when a stranger holds it.
+
+    Raises what `do_unit` and `audit_unit` raise.
+    """
+    unit = work.plan.unit(task.unit)
+    objects = Objects(config.url).at(work.artifact)
+    if task.audit:
+        audit_unit(stage, unit, context=context, work=work, objects=objects, report=report)
+        return True
+    receipt = do_unit(
+        stage,
+        unit,
+        context=context,
+        work=work,
+        objects=objects,
+        lease_s=config.store.lease_s,
+        report=report,
+        take_over=task.take_over,
+    )
+    return receipt is not None
 
 
 def do_unit(
