@@ -110,8 +110,9 @@ def open(config: Config, work: Work) -> Context:
 
     Raises `IdentityMismatch` where the model's folder is another one here than for the driver.
     """
-    check_model(config, work)
-    model, hooks = load_for_hooks(config)
+    facts = describe_model(config)
+    check_model(config, work, facts)
+    model, hooks = load_for_hooks(config, facts)
     return Context(
         corpus=Run(config.url).corpus,
         model=model,

@@ -59,9 +59,8 @@ def describe_model(config: Config) -> ModelFacts:
     return ModelFacts(_name(config, folder), folder, shape, dtype, reason)
 
 
-def load_for_hooks(config: Config) -> tuple[LoadedModel, list[HookPoint]]:
+def load_for_hooks(config: Config, facts: ModelFacts) -> tuple[LoadedModel, list[HookPoint]]:
     """The model up to its last hook point, without head, and the hook points in it."""
-    facts = describe_model(config)
     layers = layers_needed(facts.shape.hooks)
     return _load(config, facts, layers=layers, head=layers is None), facts.shape.hooks
 

@@ -14,7 +14,7 @@ from bathyscope.errors import IdentityMismatch
 from bathyscope.models.tokenizers import tokenizer_digest
 from bathyscope.runs.identity import difference
 from bathyscope.runs.work import Work
-from bathyscope.stages.model import describe_model
+from bathyscope.stages.model import ModelFacts
 from bathyscope.values import Json
 
 
@@ -35,9 +35,8 @@ def check_tokenizer(folder: Path, corpus: Json) -> None:
         )
 
 
-def check_model(config: Config, work: Work) -> None:
+def check_model(config: Config, work: Work, facts: ModelFacts) -> None:
     """Raise `IdentityMismatch` when the model here is not the one that the work was begun with."""
-    facts = describe_model(config)
     changed = difference(work.identity["model"], facts.digest(config))
     if changed:
         raise IdentityMismatch(
