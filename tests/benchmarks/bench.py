@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -50,6 +51,12 @@ def configuration(url: Path, *overrides: str) -> Config:
     """The small configuration with overrides."""
     config, _ = compose([*SMALL, *overrides, f"url={url}"])
     return config
+
+
+def inline(config: Config) -> Config:
+    """The same run in this process: what comes before and beside a run over Ray."""
+    cluster = dataclasses.replace(config.cluster, kind="inline", gpus_per_worker=0)
+    return dataclasses.replace(config, cluster=cluster)
 
 
 def command(*words: str) -> list[str]:

@@ -36,7 +36,7 @@ from bathyscope.stages import harvest
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.receipts import Receipts
 from bathyscope.stores.stored_receipts import StoredReceipts
-from bench import COMMIT, conclude, configuration, folder
+from bench import COMMIT, conclude, configuration, folder, inline
 
 LONGEST_S = 300
 SETTINGS = (
@@ -51,13 +51,8 @@ def config_of(base: Path, name: str, *overrides: str) -> Config:
     """The configuration of one run, its corpus made."""
     config = configuration(base / name, *SETTINGS, *overrides)
     config = dataclasses.replace(config, url=os.path.abspath(config.url))
-    run(_inline(config), stages=["corpus"])
+    run(inline(config), stages=["corpus"])
     return config
-
-
-def _inline(config: Config) -> Config:
-    cluster = dataclasses.replace(config.cluster, kind="inline", gpus_per_worker=0)
-    return dataclasses.replace(config, cluster=cluster)
 
 
 def receipts_of(config: Config) -> Receipts:
@@ -164,7 +159,7 @@ def main() -> None:
 
 
 def _try_all(seeds: list[int], base: Path, results: Path, done: dict[int, dict[str, Any]]) -> None:
-    quiet_config = _inline(config_of(base, "quiet"))
+    quiet_config = inline(config_of(base, "quiet"))
     run(quiet_config, stages=["harvest"])
     quiet = digests(quiet_config)
     nodes = ray_nodes.start_head(**ray_nodes.QUICK_HEALTH_CHECKS)

@@ -33,10 +33,10 @@ import torch
 from torch import Tensor, nn
 
 from bathyscope.config import Config, StoreConfig
-from bathyscope.jobs.inline import _Units
+from bathyscope.jobs.inline import Inline
 from bathyscope.jobs.sink import Silent
 from bathyscope.models.hook_points import resolve
-from bathyscope.runs.work import Work, begin
+from bathyscope.runs.work import Work
 from bathyscope.stages import harvest
 from bathyscope.stages.layout import Column, lay_out
 from bathyscope.stores.objects import Objects
@@ -117,13 +117,17 @@ def opened(config: Config, model: nn.Module, units: int) -> harvest.Context:
 def ours(base: Path, config: Config, context: harvest.Context, units: int) -> float:
     """Seconds of the stage over so many units."""
     work = work_of(units, base.name, config.store)
-    begun = begin(Objects(str(base)), work, force=True)
-    context = dataclasses.replace(context, segment=work.segment, objects=begun.objects)
+    objects = Objects(str(base)).at(work.artifact)
+    context = dataclasses.replace(context, segment=work.segment, objects=objects)
     stage: Any = SimpleNamespace(
-        open=lambda *_: context, run=harvest.run, LANES=harvest.LANES, AUDITED=False
+        units=lambda _: work,
+        open=lambda *_: context,
+        run=harvest.run,
+        finish=harvest.finish,
+        LANES=harvest.LANES,
     )
     started = time.perf_counter()
-    _Units(stage, config, begun, Silent()).run()
+    Inline(dataclasses.replace(config, url=str(base))).drive(stage, Silent())
     return time.perf_counter() - started
 
 

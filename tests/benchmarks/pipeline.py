@@ -25,16 +25,11 @@ from bathyscope.config import Config
 from bathyscope.models.capture import capture
 from bathyscope.models.load import load_model
 from bathyscope.models.pipeline import PipelineStage, stage_blocks
-from bathyscope.stages.model import ModelFacts, describe_model
+from bathyscope.stages.model import describe_model
 from bench import conclude, configuration
 
 POINTS = ("resid_post.2", "resid_post.9")
 ROUNDS = 3
-
-
-def facts_of(config: Config) -> ModelFacts:
-    """The model and its hook points."""
-    return describe_model(config)
 
 
 def batches(count: int) -> list[Tensor]:
@@ -47,7 +42,7 @@ def stage(rank: int, config: Config, count: int, out: str) -> None:
     """One of the two processes; the second one writes what it measured."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{out}/meet", rank=rank, world_size=2)
-    facts = facts_of(config)
+    facts = describe_model(config)
     blocks = stage_blocks([1] * 10, 2)[rank]
     part = PipelineStage(facts.folder, blocks, facts.shape.hooks, dtype=facts.dtype)
     found = [{k: v.clone() for k, v in seen.items()} for seen in part.run(batches(2))]
@@ -79,7 +74,7 @@ def main() -> None:
         spawn.spawn(stage, (config, given.batches, out), nprocs=2)
         parts = [torch.load(f"{out}/{rank}.pt", weights_only=True) for rank in range(2)]
     torch.set_num_threads(1)
-    facts = facts_of(config)
+    facts = describe_model(config)
     whole = load_model(facts.folder, dtype=facts.dtype, layers=(0, 10), head=False)
     same = all(
         torch.equal(parts[place]["found"][number][name], x)

@@ -28,7 +28,7 @@ from bathyscope.runs.work import Begun
 from bathyscope.stages import harvest
 from bathyscope.stores.receipts import Receipts
 from bathyscope.stores.stored_receipts import StoredReceipts
-from bench import arguments, conclude, configuration, folder
+from bench import arguments, conclude, configuration, folder, inline
 
 BARE_S = 25.0
 
@@ -62,7 +62,7 @@ def ours(base: Path, workers: int, overrides: list[str]) -> float:
     """Tokens per second of a harvest with so many workers of one thread."""
     settings = ["cluster=local", f"cluster.workers={workers}", "cluster.threads=1", *overrides]
     config = configuration(base / f"workers-{workers}", *settings)
-    run(_inline(config), stages=["corpus"])
+    run(inline(config), stages=["corpus"])
     cluster, rate = Cluster(config), Rate(workers)
     try:
         cluster.drive(harvest, rate)
@@ -70,12 +70,6 @@ def ours(base: Path, workers: int, overrides: list[str]) -> float:
         cluster.close()
     plan = harvest.units(config).plan
     return rate.per_s * plan.items_per_unit * config.data.sequence_length
-
-
-def _inline(config: Config) -> Config:
-    import dataclasses
-
-    return dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, kind="inline"))
 
 
 def _forward(config: Config, together: Barrier, told: Any) -> None:
