@@ -262,3 +262,36 @@ def test_every_unit_is_done_once_whatever_happens(count: int, workers: int, rand
     assert schedule.finished
     assert sorted(counted) == list(range(count))
     assert schedule.audits_done == len(range(0, count, 3))
+
+
+def test_short_units_are_given_out_several_at_once_until_the_end_is_near() -> None:
+    schedule = Schedule(range(100), Limits(worthwhile_s=0.5))
+    assert schedule.together(2) == 1, "nobody knows yet how long they take"
+    for _ in range(3):
+        schedule.next("a", 0)
+        schedule.succeeded("a", 50, seconds=0.1)
+    assert schedule.median_s == 0.1
+    assert schedule.together(2) == 5
+    assert schedule.together(40) == 2, "97 are left for forty workers"
+    assert schedule.together(98) == 1
+
+
+def test_no_more_than_sixteen_are_given_out_at_once_and_long_ones_alone() -> None:
+    for seconds, at_once in ((1e-4, 16), (0.0, 16), (0.4, 1), (60.0, 1)):
+        schedule = Schedule(range(1000))
+        for _ in range(3):
+            schedule.next("a", 0)
+            schedule.succeeded("a", 100, seconds)
+        assert schedule.together(4) == at_once
+
+
+def test_units_are_done_alone_while_any_that_failed_wait() -> None:
+    schedule = Schedule(range(1000), LIMITS)
+    for _ in range(3):
+        schedule.next("a", 0)
+        schedule.succeeded("a", 0.001)
+    schedule.next("a", 0)
+    schedule.failed("a", 0, "disk full")
+    assert schedule.together(2) == 1
+    assert schedule.next("a", 10) == Task(3)
+    assert schedule.together(2) == 16

@@ -9,6 +9,7 @@ refused (other versions, no checkpoint there) gets no more of them.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +43,9 @@ class Replica:
     leaving: bool = False
     """Whether its node is going away, so that it gets no more units."""
 
-    def run(self, task: Task) -> Any:
-        """A future that says whether the unit is done; False when a stranger holds it."""
-        return self.actor.run.remote(task)
+    def run(self, tasks: Sequence[Task]) -> Any:
+        """A future of what became of the units: a `Did` of each that was tried."""
+        return self.actor.run.remote(tasks)
 
     @property
     def host(self) -> str:
@@ -54,10 +55,15 @@ class Replica:
 
 @dataclass(frozen=True)
 class Lane:
-    """One of the units that a worker does at a time: the next computes while one is written."""
+    """Who has a unit: one of the units of one of the calls that a worker answers at a time.
+
+    Two calls, because the next unit computes while one is written; several units in a call, where
+    they are so short that the call costs as much.
+    """
 
     replica: Replica
-    number: int
+    call: int
+    place: int = 0
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,8 +15,9 @@ from bathyscope.errors import LeaseLost, ReceiptConflict, StoreError
 from bathyscope.jobs.audit import audited
 from bathyscope.jobs.cluster_fleet import Fleet, Lane, Replica, own_error
 from bathyscope.jobs.cluster_ray import draining_nodes
+from bathyscope.jobs.cluster_worker import Did
 from bathyscope.jobs.packing import Packing
-from bathyscope.jobs.schedule import Limits, Schedule
+from bathyscope.jobs.schedule import Limits, Schedule, Task
 from bathyscope.jobs.sink import Sink
 from bathyscope.jobs.stopping import StopRequest, stopped
 from bathyscope.runs.work import Begun
@@ -44,7 +46,7 @@ class UnitLoop:
             owner=lambda lane: lane.replica,
         )
         self._lanes: int = getattr(stage, "LANES", 1)
-        self._running: dict[Any, Lane] = {}
+        self._running: dict[Any, list[Lane]] = {}
         self._before = begun.work.plan.num_units - len(begun.remaining)
         self._looked_at = 0.0
 
@@ -65,7 +67,7 @@ class UnitLoop:
                         self._hand_out()
                     for future in self._answered():
                         if future in self._running:
-                            if self._collect(future):
+                            for _ in range(self._collect(future)):
                                 packing.unit_done()
                                 self._sink.progress(self._done, "")
                         else:
@@ -76,8 +78,12 @@ class UnitLoop:
 
     def units_of(self, replica: Replica) -> list[int]:
         """The units that a worker has now."""
-        lanes = [lane for lane in self._running.values() if lane.replica is replica]
-        return [unit for lane in lanes if (unit := self._schedule.unit_of(lane)) is not None]
+        return [
+            unit
+            for lanes in self._running.values()
+            if lanes[0].replica is replica
+            for unit in self._units(lanes)
+        ]
 
     @property
     def _done(self) -> int:
@@ -91,17 +97,26 @@ class UnitLoop:
             if number and self._schedule.unstarted < len(ready):
                 return
             for replica in ready:
-                self._give(Lane(replica, number))
+                self._give(replica, number, self._schedule.together(len(ready)))
 
-    def _give(self, lane: Lane) -> None:
-        if self._schedule.unit_of(lane) is not None:
+    def _give(self, replica: Replica, call: int, most: int) -> None:
+        """Have a worker do the next units, unless it does others in that call."""
+        lanes = [Lane(replica, call, place) for place in range(most)]
+        if self._schedule.unit_of(lanes[0]) is not None:
             return
-        task = self._schedule.next(lane, time.monotonic())
-        if task is None:
-            return
-        if any(self._schedule.unit_of(r) == task.unit for r in self._running.values()):
-            self._sink.note(f"unit {task.unit} takes very long; another worker does it too")
-        self._running[lane.replica.run(task)] = lane
+        tasks: list[Task] = []
+        for lane in lanes:
+            task = self._schedule.next(lane, time.monotonic())
+            if task is None:
+                break
+            tasks.append(task)
+            if task.take_over and any(task.unit in self._units(r) for r in self._running.values()):
+                self._sink.note(f"unit {task.unit} takes very long; another worker does it too")
+        if tasks:
+            self._running[replica.run(tasks)] = lanes[: len(tasks)]
+
+    def _units(self, lanes: Sequence[Lane]) -> list[int]:
+        return [u for lane in lanes if (u := self._schedule.unit_of(lane)) is not None]
 
     def _answered(self) -> list[Any]:
         """Everything that is ready, or nothing after a moment."""
@@ -116,33 +131,45 @@ class UnitLoop:
         ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
         return list(ready)
 
-    def _collect(self, future: Any) -> bool:
-        """Note what became of a unit; whether it is done now and was not before."""
-        lane, now = self._running.pop(future), time.monotonic()
-        unit = self._schedule.unit_of(lane)
+    def _collect(self, future: Any) -> int:
+        """Note what became of a call's units; how many are done now and were not before."""
+        lanes, now = self._running.pop(future), time.monotonic()
         try:
-            did: bool = ray.get(future)
+            answers: list[Did] = ray.get(future)
         except (ActorDiedError, ActorUnavailableError):
-            self._sink.note(f"a worker died on unit {unit}; another one takes it over")
-            self._lose(lane, now, "died")
-            return False
+            which = _named(self._units(lanes))
+            self._sink.note(f"a worker died on {which}; another one takes it over")
+            self._lose(lanes, now, "died")
+            return 0
         except RayTaskError as error:
-            self._judge(own_error(error), lane)
-            return False
-        if not did:
-            self._sink.note(f"unit {unit} is held by another worker; waiting for it")
-            self._schedule.held(lane, now)
-            return False
-        self._fleet.did_unit(lane.replica)
-        return self._schedule.succeeded(lane, now)
+            self._judge(own_error(error), lanes)
+            return 0
+        self._fleet.did_unit(lanes[0].replica)
+        for lane in lanes[len(answers) :]:
+            self._schedule.superseded(lane)
+        return sum(self._note(lane, did, now) for lane, did in zip(lanes, answers, strict=False))
 
-    def _lose(self, lane: Lane, now: float, what: str) -> None:
+    def _note(self, lane: Lane, did: Did, now: float) -> bool:
+        """Note what became of a unit; whether it is done now and was not before."""
+        if did.done:
+            return self._schedule.succeeded(lane, now, did.seconds)
         unit = self._schedule.unit_of(lane)
-        self._schedule.failed(lane, now, f"its worker {what}", gone=True)
-        self._fleet.lost(lane.replica, now, f"{what} on unit {unit}", self._sink)
+        self._sink.note(f"unit {unit} is held by another worker; waiting for it")
+        self._schedule.held(lane, now)
+        return False
 
-    def _judge(self, cause: Exception, lane: Lane) -> None:
-        """Go on after an error of a unit that may pass; raise any other."""
+    def _lose(self, lanes: Sequence[Lane], now: float, what: str) -> None:
+        """Give up a worker, and what it had in one of its calls."""
+        which = _named(self._units(lanes))
+        for lane in lanes:
+            self._schedule.failed(lane, now, f"its worker {what}", gone=True)
+        self._fleet.lost(lanes[0].replica, now, f"{what} on {which}", self._sink)
+
+    def _judge(self, cause: Exception, lanes: Sequence[Lane]) -> None:
+        """Go on after an error of a call's first unit that may pass; raise any other."""
+        lane, *others = lanes
+        for other in others:
+            self._schedule.superseded(other)
         unit = self._schedule.unit_of(lane)
         if isinstance(cause, LeaseLost):
             self._schedule.superseded(lane)
@@ -158,12 +185,12 @@ class UnitLoop:
         if now - self._looked_at < _LOOK_S:
             return
         self._looked_at = now
-        for future, lane in list(self._running.items()):
-            if self._schedule.hopeless(lane, now):
+        for future, lanes in list(self._running.items()):
+            if self._schedule.hopeless(lanes[0], now):
                 del self._running[future]
-                unit = self._schedule.unit_of(lane)
-                self._sink.note(f"a worker hangs on unit {unit}; a new one takes its place")
-                self._lose(lane, now, "hung")
+                which = _named(self._units(lanes))
+                self._sink.note(f"a worker hangs on {which}; a new one takes its place")
+                self._lose(lanes, now, "hung")
         self._leave_draining_nodes(now)
         self._tell()
 
@@ -175,15 +202,17 @@ class UnitLoop:
                 continue
             replica.leaving = True
             left = draining[replica.place.node]
-            lanes = {f: lane for f, lane in self._running.items() if lane.replica is replica}
-            if lanes and not any(self._too_late(lane, left, now) for lane in lanes.values()):
+            calls = {f: lanes for f, lanes in self._running.items() if lanes[0].replica is replica}
+            # The last one of a call began with the others, but is done after them.
+            if calls and not any(self._too_late(lanes[0], left, now) for lanes in calls.values()):
                 continue
-            for future, lane in lanes.items():
-                unit = self._schedule.unit_of(lane)
+            for future, lanes in calls.items():
+                which = _named(self._units(lanes))
                 del self._running[future]
-                self._schedule.taken_away(lane)
-                self._sink.note(f"{replica.host} is going away before unit {unit} is done")
-            if not lanes:
+                for lane in lanes:
+                    self._schedule.taken_away(lane)
+                self._sink.note(f"{replica.host} is going away before {which} is done")
+            if not calls:
                 self._sink.note(f"{replica.host} is going away; its worker is let go")
                 self._schedule.forget(Lane(replica, 0))
             self._fleet.let_go(replica, now)
@@ -194,7 +223,7 @@ class UnitLoop:
 
     def _tell(self) -> None:
         """Ask some of the workers how far they are, and pass it on."""
-        busy = list(dict.fromkeys(lane.replica for lane in self._running.values()))
+        busy = list(dict.fromkeys(lanes[0].replica for lanes in self._running.values()))
         asked = [replica.actor.progress.remote() for replica in busy[:_ASKED_AT_ONCE]]
         answered: list[Any] = []
         if asked:
@@ -218,14 +247,13 @@ class UnitLoop:
     def _abandon(self) -> None:
         """Stop workers that still have units, and let these go, so that any host may resume."""
         now = time.monotonic()
-        for lane in self._running.values():
-            self._fleet.let_go(lane.replica, now)
-        for lane in self._running.values():
-            unit = self._schedule.unit_of(lane)
-            if unit is not None:
+        for lanes in self._running.values():
+            self._fleet.let_go(lanes[0].replica, now)
+        for lanes in self._running.values():
+            for unit in self._units(lanes):
                 # Without this a run on another host would wait for the lease to end by itself.
                 with suppress(StoreError):
-                    self._release(unit, lane.replica)
+                    self._release(unit, lanes[0].replica)
         self._running = {}
 
     def _release(self, unit: int, replica: Replica) -> None:
@@ -238,6 +266,10 @@ class UnitLoop:
         taken = leases.take_over(unit)
         if taken is not None:
             leases.give_back(taken)
+
+
+def _named(units: Sequence[int]) -> str:
+    return f"unit {', '.join(map(str, units))}"
 
 
 def limits(settings: ClusterConfig) -> Limits:

@@ -7,13 +7,15 @@ import importlib
 import os
 import socket
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
 from bathyscope.config import Config
+from bathyscope.errors import BathyscopeError
 from bathyscope.jobs.schedule import Task
 from bathyscope.jobs.unit import do_task, set_threads
 from bathyscope.jobs.versions import versions
@@ -41,6 +43,14 @@ class StageJob:
     work: Work
     number: int = 0
     """Grows with every stage of a driver."""
+
+
+class Did(NamedTuple):
+    """What became of a unit."""
+
+    done: bool
+    """False when a stranger holds it."""
+    seconds: float
 
 
 class Worker:
@@ -82,15 +92,41 @@ class Worker:
             self._context = stage.open(job.config, job.work)
             self._stage, self._job = stage, job
 
-    def run(self, task: Task) -> bool:
-        """Do one unit, or do it again to compare; False when a stranger holds it.
+    def run(self, tasks: Sequence[Task]) -> list[Did]:
+        """Do units, or do them again to compare, and say of each what became of it.
 
-        The receipt stays in the store: with its moments it may be megabytes.
+        Raises what the first of them raises. An error of a later one ends the list before it: done
+        alone it will raise it. Receipts stay in the store: with their moments they may be
+        megabytes.
         """
-        job, stage = self._job, self._stage
-        assert job is not None, "a unit came before the stage was prepared"
         # OpenMP keeps the count per thread, and this may be another one than last time.
         set_threads(*self._threads)
+        did: list[Did] = []
+        for task in tasks:
+            started = time.monotonic()
+            try:
+                done = self._run(task)
+            except BathyscopeError:
+                if not did:
+                    raise
+                break
+            did.append(Did(done, time.monotonic() - started))
+        return did
+
+    def progress(self) -> tuple[float, str]:
+        """How much of the units under way is done, in units, and a few words."""
+        with self._lock:
+            told = list(self._progress.values())
+        return sum(fraction for fraction, _ in told), told[0][1] if told else ""
+
+    def close(self) -> None:
+        """Let go of the open stage: models and readers."""
+        with self._opening:
+            self._stage, self._job, self._context = None, None, None
+
+    def _run(self, task: Task) -> bool:
+        job, stage = self._job, self._stage
+        assert job is not None, "a unit came before the stage was prepared"
 
         def report(fraction: float, text: str) -> None:
             with self._lock:
@@ -108,17 +144,6 @@ class Worker:
         finally:
             with self._lock:
                 self._progress.pop(task.unit, None)
-
-    def progress(self) -> tuple[float, str]:
-        """How much of the units under way is done, in units, and a few words."""
-        with self._lock:
-            told = list(self._progress.values())
-        return sum(fraction for fraction, _ in told), told[0][1] if told else ""
-
-    def close(self) -> None:
-        """Let go of the open stage: models and readers."""
-        with self._opening:
-            self._stage, self._job, self._context = None, None, None
 
 
 def with_absolute_paths(config: Config) -> Config:

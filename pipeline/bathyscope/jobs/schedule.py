@@ -24,6 +24,7 @@ from bathyscope.errors import JobError
 Indices = Sequence[int] | npt.NDArray[np.int64]
 
 _REMEMBERED = 501
+_TOGETHER = 16
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Limits:
     first_pause_s: float = 0.5
     """Before a unit that failed is given out again; doubles with each failure."""
     longest_pause_s: float = 60.0
+    worthwhile_s: float = 0.5
+    """Units are given out several at once while they take less than this together."""
 
 
 @dataclass(frozen=True, order=True)
@@ -116,6 +119,18 @@ class Schedule:
         """The median time of the last units, or None before three are done."""
         return self._sorted[len(self._sorted) // 2] if len(self._sorted) >= 3 else None
 
+    def together(self, workers: int) -> int:
+        """How many new units one of so many workers is given at once: 1, unless they are short.
+
+        Never more than 16. 1 until three units are done, near the end, and while any that failed
+        wait for their turn: these are done alone, so that none is blamed for another.
+        """
+        median = self.median_s
+        if median is None or self._again:
+            return 1
+        worthwhile = int(self._limits.worthwhile_s / max(median, 1e-6))
+        return max(1, min(_TOGETHER, worthwhile, self.unstarted // max(workers, 1)))
+
     def unit_of(self, worker: Hashable) -> int | None:
         """The unit that a worker has."""
         attempt = self._running.get(worker)
@@ -133,8 +148,11 @@ class Schedule:
             self._attempts[task.unit] = self._attempts.get(task.unit, 0) + 1
         return task
 
-    def succeeded(self, worker: Hashable, now: float) -> bool:
-        """A worker did its unit; False when another one had done it before, and for an audit."""
+    def succeeded(self, worker: Hashable, now: float, seconds: float | None = None) -> bool:
+        """A worker did its unit; False when another one had done it before, and for an audit.
+
+        `seconds` is what the unit took where that is less than since it was given out.
+        """
         attempt = self._running.pop(worker)
         unit = attempt.task.unit
         if attempt.task.audit:
@@ -146,7 +164,7 @@ class Schedule:
         del self._attempts[unit]
         self._failures.pop(unit, None)
         self.done += 1
-        self._remember(now - attempt.since)
+        self._remember(now - attempt.since if seconds is None else seconds)
         if self._audited is not None and self._audited(unit):
             self._audits.append((unit, self._owner(worker)))
         return True
@@ -158,7 +176,10 @@ class Schedule:
             heapq.heappush(self._again, (now + self._limits.first_pause_s, task))
 
     def superseded(self, worker: Hashable) -> None:
-        """A worker found that its unit was taken over. Whoever took it over does it."""
+        """A worker did not do its unit, because another one took it over or it came to others.
+
+        If nobody else does it, it is given out again at once.
+        """
         task = self._give_up(worker)
         if task is not None:
             heapq.heappush(self._again, (0.0, task))
