@@ -27,6 +27,13 @@ NEEDED = {
 }
 """What a choice asks its user for."""
 FILES = [(group, choice) for group in GROUPS for choice in choices(group)]
+PLANNED = ("pythia", "llama3", "qwen3", "mixtral")
+# Their dimensions are there; only who runs them must say which commit is meant.
+NEEDED |= {
+    f"model={choice}": [f"model.revision={'0' * 40}"]
+    for choice in choices("model")
+    if choice.startswith(PLANNED)
+}
 
 
 def default() -> Config:
@@ -124,7 +131,7 @@ ABOVE_ZERO = [
     "store.unit_tokens", "store.min_units", "store.chunk_bytes", "store.shard_bytes",
     "store.streams", "store.window_chunks", "store.lease_s", "cluster.workers",
     "cluster.min_workers", "cluster.straggler_factor", "cluster.straggler_least_s",
-    "cluster.start_s",
+    "cluster.start_s", "hardware.nodes",
     "evaluate.control_components", "evaluate.batch_items", "evaluate.resamples",
     "describe.top_examples", "describe.sampled_examples", "describe.bands",
     "describe.promoted_tokens", "verify.threads",
@@ -134,7 +141,7 @@ NOT_NEGATIVE = [
     "hooks.ring_bytes", "dictionary.num_latents", "train.warmup_share", "train.decay_share",
     "train.auxk_weight",
     "train.seed", "store.items_per_unit", "store.memory_bytes", "cluster.threads",
-    "cluster.gpus_per_worker", "cluster.drain_s",
+    "cluster.gpus_per_worker", "cluster.drain_s", "hardware.gpu_reserved_bytes",
     "cluster.max_failures", "evaluate.splice_tokens", "evaluate.train_splice_tokens",
     "evaluate.seed", "describe.examples_per_band", "describe.window_before",
     "describe.window_after", "describe.seed", "verify.seed",

@@ -51,10 +51,11 @@ def run_command(argv: list[str]) -> int:
 
 
 def compose(
-    overrides: Sequence[str], *, config_dir: str | None = None
+    overrides: Sequence[str], *, config_dir: str | None = None, planned: bool = False
 ) -> tuple[Config, DictConfig]:
     """The validated configuration, and the same as Hydra composed it.
 
+    What is only `planned` needs less: see `validate`.
     Raises `ConfigError` with near matches for an unknown key, group or choice.
     """
     import hydra
@@ -75,7 +76,7 @@ def compose(
     # ValueError: Hydra's for a group that is set to null or a number, and that of `_refuse_added`.
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ConfigError(_explain(error, overrides)) from error
-    validate(config)
+    validate(config, planned=planned)
     return config, found
 
 
@@ -100,7 +101,7 @@ def _dispatch(argv: list[str]) -> int:
         _say(one_command(command))
         return 0
     one_command(command)
-    config, resolved = compose(overrides, config_dir=config_dir)
+    config, resolved = compose(overrides, config_dir=config_dir, planned=command == "plan")
     if "--cfg" in options:
         _say(OmegaConf.to_yaml(resolved).rstrip())
         return 0
@@ -114,8 +115,9 @@ def _call(command: str, config: Config, resolved: DictConfig, overrides: list[st
     if command == "plan":
         from bathyscope.commands.plan import plan
 
-        _say("\n".join(plan(config)["lines"]))
-        return 0
+        found = plan(config)
+        _say("\n".join(found["lines"]))
+        return FAILED if found["refusal"] else 0
     if command == "verify":
         from bathyscope.commands.verify import verify
 

@@ -27,7 +27,17 @@ OF_A_FOLDER = {
     "verify": ("bathyscope verify RUN [key=value …]", VerifyConfig),
     "redo": ("bathyscope redo ARTIFACT redo.segment=… redo.units=[…]", RedoConfig),
 }
-GROUPS = ("model", "data", "hooks", "dictionary", "train", "store", "cluster", "experiment")
+GROUPS = (
+    "model",
+    "data",
+    "hooks",
+    "dictionary",
+    "train",
+    "store",
+    "cluster",
+    "hardware",
+    "experiment",
+)
 
 
 def all_commands() -> str:

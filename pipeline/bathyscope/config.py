@@ -37,6 +37,9 @@ class ModelConfig:
         {}, "limit per device: +model.max_memory.0=70GiB +model.max_memory.cpu=200GiB"
     )
     offload_folder: str | None = option(None, "folder for weights that fit no device")
+    architecture: dict[str, Any] = option(
+        {}, "fields of the Hugging Face config, so that a plan needs neither hub nor checkpoint"
+    )
 
 
 @dataclass
@@ -134,7 +137,10 @@ class ClusterConfig:
     workers: int = option(1, "worker processes wanted; the first one that is ready begins")
     min_workers: int = option(1, "the run stops when failures leave fewer worker slots")
     threads: int = option(0, "CPU threads of a worker; 0 takes all cores, split over workers")
-    gpus_per_worker: int = option(0, "GPUs of a worker")
+    gpus_per_worker: int = option(0, "GPUs of a worker; a plan chooses where it is 0")
+    replica: str = option(
+        "accelerate", "accelerate (one process, on one node) or pipeline (several, also over nodes)"
+    )
     object_store_bytes: int = option(100 * 2**20, "Ray's shared memory (kind local)")
     max_failures: int = option(
         3, "failures of one unit, and deaths in a row in one worker slot, that are survived"
@@ -150,6 +156,23 @@ class ClusterConfig:
     audit: float = option(
         0.0, "share of the units that another worker does again to compare, such as 0.001"
     )
+
+
+@dataclass
+class HardwareConfig:
+    """What `bathyscope plan` counts with."""
+
+    name: str = option("this machine", "what it is called")
+    nodes: int = option(1, "number of nodes")
+    gpus_per_node: int | None = option(None, "GPUs of a node; null asks this machine")
+    gpu_bytes: float | None = option(None, "memory of a GPU; null asks this machine")
+    gpu_reserved_bytes: float = option(
+        4e9, "memory of a GPU that is kept for CUDA, workspaces and fragments"
+    )
+    gpu_flops: float | None = option(
+        None, "operations per second that a GPU reaches in a forward, which is half its peak or so"
+    )
+    write_bytes_per_s: float | None = option(None, "bytes per second that a node writes")
 
 
 @dataclass
@@ -211,6 +234,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     describe: DescribeConfig = field(default_factory=DescribeConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError
 
 
-def validate(config: Config) -> None:
-    """Check every rule that joins settings. Raises `ConfigError` that says which to change."""
+def validate(config: Config, *, planned: bool = False) -> None:
+    """Check every rule that joins settings. Raises `ConfigError` that says which to change.
+
+    What is only `planned` needs no commit of a hub's repository where the dimensions are given.
+    """
     _one_of("model.kind", config.model.kind, ("smollm2_135m", "folder", "hub"))
     _one_of("model.dtype", config.model.dtype, ("auto", "bfloat16", "float16", "float32"))
     _one_of("model.attention", config.model.attention, ("sdpa", "eager"))
@@ -17,10 +21,12 @@ def validate(config: Config) -> None:
     _one_of("dictionary.kind", config.dictionary.kind, ("topk",))
     _one_of("store.codec", config.store.codec, ("none", "zstd_bitshuffle", "int8", "fp8"))
     _one_of("cluster.kind", config.cluster.kind, ("inline", "local", "address"))
-    _needed(config)
+    _one_of("cluster.replica", config.cluster.replica, ("accelerate", "pipeline"))
+    _needed(config, planned=planned)
     _positive(config)
     _not_negative(config)
     _hook(config)
+    _hardware(config)
     if not 0 < config.data.held_out_share < 1:
         raise ConfigError(
             f"data.held_out_share is {config.data.held_out_share}. A share between 0 and 1 is "
@@ -57,11 +63,12 @@ def _one_of(name: str, got: str, allowed: tuple[str, ...]) -> None:
         raise ConfigError(f"{name} is {got!r}. One of {', '.join(allowed)} is wanted.")
 
 
-def _needed(config: Config) -> None:
+def _needed(config: Config, *, planned: bool) -> None:
+    from_hub = config.model.kind == "hub" and not (planned and config.model.architecture)
     for name, wanted, value in (
         ("model.path", config.model.kind == "folder", config.model.path),
         ("model.repo", config.model.kind == "hub", config.model.repo),
-        ("model.revision", config.model.kind == "hub", config.model.revision),
+        ("model.revision", from_hub, config.model.revision),
         ("data.paths", config.data.kind == "jsonl", config.data.paths),
         ("data.dataset", config.data.kind == "hf", config.data.dataset),
         ("cluster.address", config.cluster.kind == "address", config.cluster.address),
@@ -95,6 +102,7 @@ def _positive(config: Config) -> None:
         "cluster.straggler_factor",
         "cluster.straggler_least_s",
         "cluster.start_s",
+        "hardware.nodes",
         "evaluate.control_components",
         "evaluate.batch_items",
         "evaluate.resamples",
@@ -128,6 +136,11 @@ def _not_negative(config: Config) -> None:
         "cluster.gpus_per_worker",
         "cluster.max_failures",
         "cluster.drain_s",
+        "hardware.gpus_per_node",
+        "hardware.gpu_bytes",
+        "hardware.gpu_reserved_bytes",
+        "hardware.gpu_flops",
+        "hardware.write_bytes_per_s",
         "evaluate.splice_tokens",
         "evaluate.train_splice_tokens",
         "evaluate.seed",
@@ -138,13 +151,13 @@ def _not_negative(config: Config) -> None:
         "verify.seed",
     ):
         value = _value(config, name)
-        if not 0 <= value < math.inf:
+        if value is not None and not 0 <= value < math.inf:
             raise ConfigError(f"{name} is {value}. 0 or a number above it is wanted.")
 
 
-def _value(config: Config, name: str) -> float:
+def _value(config: Config, name: str) -> Any:
     group, _, setting = name.partition(".")
-    value: float = getattr(getattr(config, group), setting)
+    value: Any = getattr(getattr(config, group), setting)
     return value
 
 
@@ -159,4 +172,18 @@ def _hook(config: Config) -> None:
         raise ConfigError(
             f"hooks.points are {points}: say which of them the dictionary reads with "
             "dictionary.hook."
+        )
+
+
+def _hardware(config: Config) -> None:
+    stated = config.hardware
+    if stated.gpus_per_node and not stated.gpu_bytes:
+        raise ConfigError(
+            f"hardware.gpus_per_node is {stated.gpus_per_node}, but hardware.gpu_bytes is not set. "
+            "Give the memory of a GPU in bytes, or leave both to this machine."
+        )
+    if stated.gpu_bytes and stated.gpu_bytes <= stated.gpu_reserved_bytes:
+        raise ConfigError(
+            f"hardware.gpu_bytes is {stated.gpu_bytes:g}, and hardware.gpu_reserved_bytes, which "
+            f"is kept free of it, is {stated.gpu_reserved_bytes:g}. Give bytes, such as 80e9."
         )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bathyscope.commands.plan import Estimate, check_disk, estimate, lines, plan
+from bathyscope.commands.disk import Estimate, check_disk, estimate
+from bathyscope.commands.plan import lines, plan
 from bathyscope.commands.run import run as run_stages
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError, DiskSpaceError

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import transformers as hf
 
 from bathyscope.errors import HookPointError
 from bathyscope.models.shapes import model_shape
@@ -53,3 +54,20 @@ def test_a_tensor_that_is_not_per_position_is_refused(llama_folder: Path) -> Non
 def test_an_unknown_name_lists_near_matches(llama_folder: Path) -> None:
     with pytest.raises(HookPointError, match=r"resid_post\.1"):
         model_shape(llama_folder, ["resid_psot.1"])
+
+
+def test_a_model_that_takes_no_finished_mask_is_measured_too() -> None:
+    config = hf.BloomConfig(vocab_size=128, hidden_size=32, n_layer=2, n_head=4)
+    shape = model_shape(config, ["transformer.h.1.mlp.dense_h_to_4h"])
+    assert shape.widths == [128]
+
+
+def test_a_model_that_does_not_run_without_data_is_refused_with_the_reason(
+    llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> None:
+        raise TypeError("no such argument")
+
+    monkeypatch.setattr("bathyscope.models.shapes.capture", broken)
+    with pytest.raises(HookPointError, match=r"cannot be found without weights: TypeError: no suc"):
+        model_shape(llama_folder, ["model.layers.1.mlp.gate_proj"])

@@ -136,6 +136,11 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.3g} PB"
 
 
+def millions(count: float) -> str:
+    """A number of parameters as a person says it: 134.5 M, 405.85 B."""
+    return f"{count / 1e9:,.2f} B" if count >= 1e9 else f"{count / 1e6:,.1f} M"
+
+
 def _rows(work: Work) -> int:
     items = sum(stop - start for _, start, stop in work.plan.ranges)
     return items * work.rows_per_item if work.rows_per_item > 1 else 0

@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from bathyscope.commands.disk import check_disk, estimate
 from bathyscope.commands.memory import PeakMemory
-from bathyscope.commands.plan import check_disk, estimate, lines
+from bathyscope.commands.plan import lines
 from bathyscope.commands.progress import Screen, duration, size
 from bathyscope.config import Config
 from bathyscope.jobs import Driver, open_driver

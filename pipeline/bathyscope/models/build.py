@@ -13,15 +13,28 @@ import torch
 import transformers
 from torch import nn
 
+from bathyscope.errors import ModelError
 from bathyscope.models.families import family_of
 
 
 def build_model(config: Any, *, dtype: torch.dtype, attention: str) -> nn.Module:
     """The model of a config: the class of its family, else the one that the config names.
 
-    A config of neither is taken for a causal language model. Raises ValueError or ImportError as
-    transformers does, for a config that it cannot build.
+    A config of neither is taken for a causal language model. Raises ModelError for a config that
+    transformers cannot build.
     """
+    try:
+        return _build(config, dtype, attention)
+    except (ValueError, ImportError) as error:
+        # What follows the first sentence lists every class that transformers has.
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"A model of type {config.model_type!r} cannot be built with attention "
+            f"{attention!r}: {why}"
+        ) from error
+
+
+def _build(config: Any, dtype: torch.dtype, attention: str) -> nn.Module:
     family = family_of(config)
     settings: dict[str, Any] = {"dtype": dtype}
     if family is None or not family.mixer:

@@ -133,14 +133,8 @@ def read_config(folder: str | Path) -> Any:
 
 def _build_empty(config: Any, dtype: torch.dtype, attention: str) -> nn.Module:
     # Buffers are made for real: rotary tables are in no checkpoint and nothing would fill them.
-    try:
-        with init_empty_weights(include_buffers=False):
-            model: Any = build_model(config, dtype=dtype, attention=attention)
-    except (ValueError, ImportError) as error:
-        raise ModelError(
-            f"A model of type {config.model_type!r} cannot be built with attention "
-            f"{attention!r}: {error}"
-        ) from error
+    with init_empty_weights(include_buffers=False):
+        model: Any = build_model(config, dtype=dtype, attention=attention)
     # Building on the meta device parts tied weights.
     model.tie_weights()
     model.config.use_cache = False

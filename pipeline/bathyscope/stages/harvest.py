@@ -10,6 +10,7 @@ Moments are those of the rows before `store.codec` makes them smaller.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
@@ -22,12 +23,13 @@ from bathyscope.config import Config
 from bathyscope.models.capture import Capture
 from bathyscope.models.hook_points import HookPoint
 from bathyscope.models.load import LoadedModel
+from bathyscope.models.shapes import ModelShape
 from bathyscope.runs.corpus import Corpus
 from bathyscope.runs.identity import digest
 from bathyscope.runs.run import ACTIVATIONS, Run
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
-from bathyscope.stages.layout import Column, items_per_unit, lay_out
+from bathyscope.stages.layout import Column, Layout, items_per_unit, lay_out
 from bathyscope.stages.model import describe_model, load_for_hooks
 from bathyscope.stages.model_check import check_model, check_tokenizer
 from bathyscope.stages.stage import Guard, Outcome
@@ -38,6 +40,7 @@ from bathyscope.stores.manifests import Segment
 from bathyscope.stores.moments import classes_by_chunk
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.ring import Ring
+from bathyscope.stores.shards import ArraySpec
 from bathyscope.stores.stored_receipts import StoredReceipts
 from bathyscope.values import Json, Unit, UnitPlan
 
@@ -72,17 +75,7 @@ def units(config: Config) -> Work:
     model = describe_model(config)
     check_tokenizer(model.folder, corpus.identity)
     per_item = corpus.sequence_length
-    per_unit = items_per_unit(
-        corpus.num_items,
-        rows_per_item=per_item,
-        batch_items=config.hooks.batch_items,
-        store=config.store,
-    )
-    columns = [
-        Column(hook.name, (width,), "uint16", "bfloat16", config.store.codec)
-        for hook, width in zip(model.shape.hooks, model.shape.widths, strict=True)
-    ]
-    layout = lay_out(columns, unit_rows=per_unit * per_item, store=config.store)
+    per_unit, layout = lay_out_rows(config, model.shape, corpus.num_items)
     identity: Json = {
         "stage": NAME,
         "semantics": SEMANTICS,
@@ -121,7 +114,9 @@ def open(config: Config, work: Work) -> Context:
         objects=Objects(config.url).at(ACTIVATIONS),
         batch_items=config.hooks.batch_items,
         fsync=config.store.fsync,
-        ring=Ring(ring_bytes(config, work.segment), pinned=model.input_device.type == "cuda"),
+        ring=Ring(
+            ring_bytes(config, work.segment.arrays), pinned=model.input_device.type == "cuda"
+        ),
         writers=writer_threads(config.hooks.writers),
     )
 
@@ -174,10 +169,26 @@ def finish(config: Config, begun: Begun, receipts: StoredReceipts) -> Json:
     return facts
 
 
-def ring_bytes(config: Config, segment: Segment) -> int:
+def lay_out_rows(config: Config, shape: ModelShape, num_items: int) -> tuple[int, Layout]:
+    """Items of a unit, and the arrays of the hook points."""
+    per_item = config.data.sequence_length
+    per_unit = items_per_unit(
+        num_items,
+        rows_per_item=per_item,
+        batch_items=config.hooks.batch_items,
+        store=config.store,
+    )
+    columns = [
+        Column(hook.name, (width,), "uint16", "bfloat16", config.store.codec)
+        for hook, width in zip(shape.hooks, shape.widths, strict=True)
+    ]
+    return per_unit, lay_out(columns, unit_rows=per_unit * per_item, store=config.store)
+
+
+def ring_bytes(config: Config, arrays: Sequence[ArraySpec]) -> int:
     """Host memory for rows on their way: as set, or two shards of bfloat16 per hook point."""
-    arrays = [spec for spec in segment.arrays if spec.scales_of is None]
-    shards = sum(spec.shard_rows * 2 * int(np.prod(spec.row_shape)) for spec in arrays)
+    rows = [spec for spec in arrays if spec.scales_of is None]
+    shards = sum(spec.shard_rows * 2 * int(np.prod(spec.row_shape)) for spec in rows)
     return config.hooks.ring_bytes or 2 * shards
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError
+from bathyscope.models.architectures import check_architecture, config_of
 from bathyscope.models.hook_points import HookPoint, layers_needed
-from bathyscope.models.load import LoadedModel, load_model, model_digest
+from bathyscope.models.load import LoadedModel, load_model, model_digest, read_config
 from bathyscope.models.precision import default_device_kind, resolve_dtype
 from bathyscope.models.shapes import ModelShape, model_shape
 from bathyscope.models.sources import SMOLLM2_NAME
@@ -19,11 +21,12 @@ from bathyscope.values import Json
 
 
 @dataclass(frozen=True)
-class ModelFacts:
-    """What stages must know before weights are loaded."""
+class ModelPlan:
+    """What a plan must know of a model, whether its checkpoint is there or not."""
 
     name: str
-    folder: Path
+    hf: Any
+    """Its Hugging Face config."""
     shape: ModelShape
     dtype: torch.dtype
     dtype_reason: str
@@ -32,6 +35,13 @@ class ModelFacts:
     def dtype_name(self) -> str:
         """The dtype as the configuration spells it."""
         return str(self.dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True)
+class ModelFacts(ModelPlan):
+    """What stages must know before weights are loaded."""
+
+    folder: Path
 
     def hook(self, name: str) -> HookPoint:
         """The hook point of that name."""
@@ -49,14 +59,24 @@ def describe_model(config: Config) -> ModelFacts:
     for sequences longer than the model's context.
     """
     folder = model_folder(config)
-    shape = model_shape(folder, config.hooks.points)
-    if shape.context_length is not None and config.data.sequence_length > shape.context_length:
-        raise ConfigError(
-            f"data.sequence_length is {config.data.sequence_length}, but the model was made for "
-            f"at most {shape.context_length} tokens. Choose a shorter one."
-        )
-    dtype, reason = resolve_dtype(config.model.dtype, default_device_kind())
-    return ModelFacts(_name(config, folder), folder, shape, dtype, reason)
+    hf = read_config(folder)
+    check_architecture(hf, config.model.architecture)
+    return ModelFacts(*_described(config, hf, _name(config, folder)), folder=folder)
+
+
+def plan_model(config: Config) -> ModelPlan:
+    """The model of a configuration from `model.architecture`, or from its folder without it.
+
+    Neither a hub nor a checkpoint is asked where the dimensions are given. `auto` is then the
+    dtype of the hardware that is planned with. Raises what `describe_model` raises.
+    """
+    given = config.model.architecture
+    if not given:
+        return describe_model(config)
+    name = config.model.repo or config.model.path or str(given.get("model_type"))
+    return ModelPlan(
+        *_described(config, config_of(given), name, gpus=config.hardware.gpus_per_node)
+    )
 
 
 def load_for_hooks(config: Config, facts: ModelFacts) -> tuple[LoadedModel, list[HookPoint]]:
@@ -90,6 +110,21 @@ def _load(
         offload_folder=model.offload_folder,
         attention=model.attention,
     )
+
+
+def _described(
+    config: Config, hf: Any, name: str, *, gpus: int | None = None
+) -> tuple[str, Any, ModelShape, torch.dtype, str]:
+    """The fields of a `ModelPlan`."""
+    shape = model_shape(hf, config.hooks.points)
+    if shape.context_length is not None and config.data.sequence_length > shape.context_length:
+        raise ConfigError(
+            f"data.sequence_length is {config.data.sequence_length}, but the model was made for "
+            f"at most {shape.context_length} tokens. Choose a shorter one."
+        )
+    kind = "cuda" if gpus else default_device_kind()
+    dtype, reason = resolve_dtype(config.model.dtype, kind)
+    return name, hf, shape, dtype, reason
 
 
 def _name(config: Config, folder: Path) -> str:
