@@ -141,7 +141,7 @@ NOT_NEGATIVE = [
     "hooks.ring_bytes", "dictionary.num_latents", "train.warmup_share", "train.decay_share",
     "train.auxk_weight",
     "train.seed", "store.items_per_unit", "store.memory_bytes", "cluster.threads",
-    "cluster.gpus_per_worker", "cluster.drain_s", "hardware.gpu_reserved_bytes",
+    "cluster.gpus_per_worker", "cluster.stages", "cluster.drain_s", "hardware.gpu_reserved_bytes",
     "cluster.max_failures", "evaluate.splice_tokens", "evaluate.train_splice_tokens",
     "evaluate.seed", "describe.examples_per_band", "describe.window_before",
     "describe.window_after", "describe.seed", "verify.seed",
@@ -250,3 +250,35 @@ def test_rules_that_join_settings(changes: dict[str, Any], message: str) -> None
 def test_the_edges_of_those_rules_are_allowed() -> None:
     validate(changed(default(), train__warmup_share=0.5, train__decay_share=0.5))
     validate(changed(default(), data__sequence_length=3, data__held_out_share=0.99))
+
+
+def test_a_pipeline_needs_processes_and_no_offload() -> None:
+    pipeline = changed(default(), cluster__replica="pipeline", cluster__stages=2)
+    validate(pipeline)
+    validate(changed(pipeline, cluster__stages=0, cluster__gpus_per_worker=16))
+    validate(changed(pipeline, cluster__stages=0), planned=True)
+    for wrong, said in (
+        ({"cluster__stages": 0}, "neither cluster.gpus_per_worker nor cluster.stages"),
+        ({"cluster__gpus_per_worker": 3}, "gpus_per_worker is 3, which cannot be spread over"),
+        ({"cluster__kind": "inline"}, "takes several processes, and cluster.kind is inline"),
+        ({"model__offload_folder": "/tmp"}, "moving weights under them is not safe"),
+        ({"model__max_memory": {"cpu": "1GiB"}}, "moving weights under them is not safe"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            validate(changed(pipeline, **wrong))
+
+
+def test_stated_gpus_need_their_memory() -> None:
+    with pytest.raises(ConfigError, match=r"gpus_per_node is 8, but hardware.gpu_bytes is not"):
+        validate(changed(default(), hardware__gpus_per_node=8))
+    with pytest.raises(ConfigError, match=r"gpu_bytes is 80, and hardware.gpu_reserved_bytes"):
+        validate(changed(default(), hardware__gpus_per_node=8, hardware__gpu_bytes=80.0))
+
+
+def test_only_a_plan_does_without_a_commit() -> None:
+    given = ["model=llama3_1_8b"]
+    assert compose(given, planned=True)[0].model.repo == "meta-llama/Llama-3.1-8B"
+    with pytest.raises(ConfigError, match=r"model\.revision is not set"):
+        compose(given)
+    with pytest.raises(ConfigError, match=r"model\.revision is not set"):
+        compose(["model=hub", "model.repo=a/b"], planned=True)

@@ -141,6 +141,9 @@ class ClusterConfig:
     replica: str = option(
         "accelerate", "accelerate (one process, on one node) or pipeline (several, also over nodes)"
     )
+    stages: int = option(
+        0, "processes of a pipeline, over which its GPUs are spread; 0: one for each GPU"
+    )
     object_store_bytes: int = option(100 * 2**20, "Ray's shared memory (kind local)")
     max_failures: int = option(
         3, "failures of one unit, and deaths in a row in one worker slot, that are survived"

@@ -27,6 +27,7 @@ def validate(config: Config, *, planned: bool = False) -> None:
     _not_negative(config)
     _hook(config)
     _hardware(config)
+    _pipeline(config, planned=planned)
     if not 0 < config.data.held_out_share < 1:
         raise ConfigError(
             f"data.held_out_share is {config.data.held_out_share}. A share between 0 and 1 is "
@@ -134,6 +135,7 @@ def _not_negative(config: Config) -> None:
         "store.memory_bytes",
         "cluster.threads",
         "cluster.gpus_per_worker",
+        "cluster.stages",
         "cluster.max_failures",
         "cluster.drain_s",
         "hardware.gpus_per_node",
@@ -186,4 +188,33 @@ def _hardware(config: Config) -> None:
         raise ConfigError(
             f"hardware.gpu_bytes is {stated.gpu_bytes:g}, and hardware.gpu_reserved_bytes, which "
             f"is kept free of it, is {stated.gpu_reserved_bytes:g}. Give bytes, such as 80e9."
+        )
+
+
+def _pipeline(config: Config, *, planned: bool) -> None:
+    cluster = config.cluster
+    if cluster.replica != "pipeline":
+        return
+    if config.model.offload_folder is not None or "cpu" in config.model.max_memory:
+        raise ConfigError(
+            "cluster.replica is pipeline, and weights may go to the CPU or to a folder. Several "
+            "batches are under way in a pipeline, and moving weights under them is not safe: leave "
+            "model.offload_folder and model.max_memory.cpu out, or take cluster.replica=accelerate."
+        )
+    if planned:
+        return
+    if cluster.kind == "inline":
+        raise ConfigError(
+            "cluster.replica is pipeline, which takes several processes, and cluster.kind is "
+            "inline. Take cluster=local or cluster=address, or cluster.replica=accelerate."
+        )
+    if not cluster.stages and not cluster.gpus_per_worker:
+        raise ConfigError(
+            "cluster.replica is pipeline, but neither cluster.gpus_per_worker nor cluster.stages "
+            "is set. Give the GPUs of a replica, or on CPUs the number of its processes."
+        )
+    if cluster.stages and cluster.gpus_per_worker % cluster.stages:
+        raise ConfigError(
+            f"cluster.gpus_per_worker is {cluster.gpus_per_worker}, which cannot be spread over "
+            f"cluster.stages, {cluster.stages}. Choose a multiple of it."
         )

@@ -65,5 +65,9 @@ class JobError(BathyscopeError, RuntimeError):
     """Units that failed more often than the limit allows."""
 
 
+class ReplicaLost(BathyscopeError, RuntimeError):
+    """The processes of a replica can do no unit together any more; others must take their place."""
+
+
 class StopRequested(BathyscopeError, RuntimeError):
     """The work was stopped by a signal, in good order; the same command goes on."""

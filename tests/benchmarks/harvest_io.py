@@ -23,6 +23,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +36,7 @@ from torch import Tensor, nn
 from bathyscope.config import Config, StoreConfig
 from bathyscope.jobs.inline import Inline
 from bathyscope.jobs.sink import Silent
+from bathyscope.models.capture import capture_batches
 from bathyscope.models.hook_points import resolve
 from bathyscope.runs.work import Work
 from bathyscope.stages import harvest
@@ -104,12 +106,13 @@ def opened(config: Config, model: nn.Module, units: int) -> harvest.Context:
     return harvest.Context(
         corpus=Corpus(),  # type: ignore[arg-type]
         model=SimpleNamespace(model=model, input_device=torch.device("cpu")),  # type: ignore[arg-type]
-        hooks=[resolve(model, point) for point in POINTS],
+        captures=partial(capture_batches, model, [resolve(model, point) for point in POINTS]),
+        names=list(POINTS),
         segment=work.segment,
         objects=Objects("memory:///"),
         batch_items=BATCH,
         fsync=True,
-        ring=Ring(harvest.ring_bytes(config, work.segment)),
+        ring=Ring(harvest.ring_bytes(config, work.segment.arrays)),
         writers=harvest.writer_threads(config.hooks.writers),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import noop_stage
 import pytest
 
 from bathyscope.config import Config
-from bathyscope.errors import StoreError
-from bathyscope.jobs.unit import UnitGuard, do_unit
+from bathyscope.errors import LeaseLost, StoreError
+from bathyscope.jobs.unit import FollowerGuard, UnitGuard, do_unit
 from bathyscope.runs.work import begin
 from bathyscope.stores.leases import Holder, Leases
 from bathyscope.stores.objects import Objects
@@ -63,3 +64,47 @@ def test_a_unit_whose_receipt_cannot_be_read_is_given_back(
             )
     other = Leases(begun.objects, begun.work.segment.name, holder=Holder("another-host", 1, 0.0))
     assert other.claim(0) is not None, "nobody waits for the lease to end"
+
+
+def test_a_lease_is_confirmed_while_no_shard_is_full_for_long(tmp_path: Path) -> None:
+    leases = Leases(Objects(str(tmp_path)), "seg", seconds=0.2)
+    lease = leases.claim(0)
+    assert lease is not None
+    told: list[float] = []
+    guard = UnitGuard(leases, lease, lambda fraction, text: told.append(fraction))
+    for turn in range(8):
+        time.sleep(0.04)
+        guard.progress(turn / 8)
+    assert guard.lease.term > 1
+    assert len(told) == 8
+
+
+def test_a_follower_confirms_the_lease_of_the_one_that_leads(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path))
+    leader = Leases(objects, "seg", seconds=0.0002)
+    lease = leader.claim(0)
+    assert lease is not None
+    follower = FollowerGuard(Leases(objects, "seg", holder=Holder("another-host", 1, 0.0)), lease)
+    renewed = leader.check(lease)
+    assert renewed.term > lease.term
+    follower.check()
+    follower.progress(0.5)
+    assert (follower.keep, follower.turn) == (True, None)
+
+
+@pytest.mark.parametrize("ending", ["give_back", "take_over", "release"])
+def test_a_follower_stops_when_its_leader_has_the_unit_no_more(tmp_path: Path, ending: str) -> None:
+    objects = Objects(str(tmp_path))
+    leader = Leases(objects, "seg")
+    lease = leader.claim(0)
+    assert lease is not None
+    follower = FollowerGuard(Leases(objects, "seg"), lease)
+    follower.check()
+    if ending == "give_back":
+        leader.give_back(lease)
+    elif ending == "take_over":
+        Leases(objects, "seg", holder=Holder("another-host", 1, 0.0)).take_over(0)
+    else:
+        leader.release(0)
+    with pytest.raises(LeaseLost, match="which leads this one"):
+        follower.check()

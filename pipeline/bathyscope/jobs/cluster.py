@@ -11,7 +11,7 @@ import time
 import ray
 
 from bathyscope.config import Config
-from bathyscope.jobs.cluster_fleet import Fleet
+from bathyscope.jobs.cluster_fleet import Fleet, Replica
 from bathyscope.jobs.cluster_ray import start_ray
 from bathyscope.jobs.cluster_units import UnitLoop
 from bathyscope.jobs.cluster_worker import StageJob, with_absolute_paths
@@ -52,8 +52,11 @@ class Cluster:
 
     def worker_pids(self) -> list[int]:
         """Processes of the workers that have opened the stage, on whatever host they are."""
-        ready = self._fleet.ready if self._fleet is not None else []
-        return [replica.place.pid for replica in ready if replica.place is not None]
+        return [replica.place.pid for replica in self.replicas() if replica.place is not None]
+
+    def replicas(self) -> list[Replica]:
+        """The workers that have opened the stage, each with the places of its processes."""
+        return self._fleet.ready if self._fleet is not None else []
 
     def close(self) -> None:
         """Stop the workers, and Ray when it was started here."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -18,11 +18,13 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from bathyscope.config import ClusterConfig
 from bathyscope.errors import BathyscopeError, JobError, StoreError
-from bathyscope.jobs.cluster_ray import resources_of_worker, why_waiting
-from bathyscope.jobs.cluster_worker import Place, StageJob, Worker
+from bathyscope.jobs.cluster_actors import start_workers, stop_workers
+from bathyscope.jobs.cluster_ray import resources_of_process, why_waiting
+from bathyscope.jobs.cluster_worker import Place, StageJob
 from bathyscope.jobs.schedule import Task
 from bathyscope.jobs.sink import Sink
 from bathyscope.jobs.versions import check_versions, versions
+from bathyscope.jobs.world import seats
 
 JOINING, PREPARING, READY = "joining", "preparing", "ready"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
@@ -34,10 +36,16 @@ _CLOSE_S = 30.0
 class Replica:
     """The driver's handle of one worker."""
 
-    actor: Any
+    actors: list[Any]
+    """Its processes; the first one leads."""
     slot: int
+    group: Any = None
+    """Ray's reservation for all of its processes, where these are several."""
     state: str = JOINING
-    place: Place | None = None
+    places: dict[int, Place] = field(default_factory=dict)
+    """Where its processes are, by their ranks."""
+    ready: set[int] = field(default_factory=set)
+    """Ranks that have opened the stage."""
     since: float = 0.0
     """When it came into its state."""
     leaving: bool = False
@@ -48,9 +56,30 @@ class Replica:
         return self.actor.run.remote(tasks)
 
     @property
+    def actor(self) -> Any:
+        """The process that takes units."""
+        return self.actors[0]
+
+    @property
+    def place(self) -> Place | None:
+        """Where that process is."""
+        return self.places.get(0)
+
+    @property
+    def joined(self) -> bool:
+        """Whether all of its processes have said where they are."""
+        return len(self.places) == len(self.actors)
+
+    @property
+    def nodes(self) -> set[str]:
+        """Ray's names of its nodes."""
+        return {place.node for place in self.places.values()}
+
+    @property
     def host(self) -> str:
         """Where it lives, for a person."""
-        return "a node" if self.place is None else self.place.host
+        hosts = sorted({place.host for place in self.places.values()})
+        return ", ".join(hosts) or "a node"
 
 
 @dataclass(frozen=True)
@@ -81,7 +110,7 @@ class Fleet:
     def __init__(self, settings: ClusterConfig) -> None:
         self._settings = settings
         self._slots = [_Slot() for _ in range(settings.workers)]
-        self._answers: dict[Any, Replica] = {}
+        self._answers: dict[Any, tuple[Replica, int]] = {}
         self._replicas: list[Replica] = []
         self._refused: set[str] = set()
         self._job: Any = None
@@ -110,13 +139,13 @@ class Fleet:
         self._job = ray.put(dataclasses.replace(job, number=self._stages))
         self._told_at = now
         for replica in self._replicas:
-            if replica.place is not None:
+            if replica.joined:
                 self._prepare(replica, now)
 
     def close_stage(self, now: float, sink: Sink) -> None:
         """Have every worker let go of the stage; those that do not answer are replaced."""
         self._job = None
-        asked = {r.actor.close.remote(): r for r in self.ready}
+        asked = {actor.close.remote(): r for r in self.ready for actor in r.actors}
         if not asked:
             return
         _, silent = ray.wait(list(asked), num_returns=len(asked), timeout=_CLOSE_S)
@@ -132,7 +161,7 @@ class Fleet:
         for replica in list(self._replicas):
             if replica.state == PREPARING and now - replica.since > self._settings.start_s:
                 self.lost(replica, now, "did not open the stage in cluster.start_s", sink)
-        if not any(r.place for r in self._replicas) and now - self._told_at > _TELL_WAITING_S:
+        if not any(r.joined for r in self._replicas) and now - self._told_at > _TELL_WAITING_S:
             self._told_at = now
             sink.note(f"waiting for workers: {why_waiting(self._settings)}")
 
@@ -141,7 +170,7 @@ class Fleet:
 
         Raises the worker's error when no node is left that is not refused.
         """
-        replica = self._answers.pop(future, None)
+        replica, rank = self._answers.pop(future, (None, 0))
         if replica is None:
             # Of a worker that was lost a moment ago, together with its other answers.
             return
@@ -151,18 +180,20 @@ class Fleet:
             self.lost(replica, now, f"died while it was {replica.state}: {_short(error)}", sink)
             return
         except RayTaskError as error:
-            self._judge(replica, own_error(error), now, sink)
+            self._judge(replica, rank, own_error(error), now, sink)
             return
         if replica.state == PREPARING:
-            replica.state, replica.since = READY, now
+            replica.ready.add(rank)
+            if len(replica.ready) == len(replica.actors):
+                replica.state, replica.since = READY, now
             return
-        replica.place = Place(**answer)
+        place = replica.places[rank] = Place(**answer)
         try:
-            check_versions(versions(), replica.place.versions, replica.host)
+            check_versions(versions(), place.versions, place.host)
         except JobError as error:
-            self._refuse(replica, error, now, sink)
+            self._refuse(replica, place, error, now, sink)
             return
-        if self._job is not None:
+        if self._job is not None and replica.joined:
             self._prepare(replica, now)
 
     def did_unit(self, replica: Replica) -> None:
@@ -211,55 +242,51 @@ class Fleet:
             self._drop(replica)
 
     def _ask(self, slot: int, now: float) -> None:
-        settings = self._settings
-        need = resources_of_worker(settings)
-        options: dict[str, Any] = {
-            "num_cpus": need["CPU"],
-            "num_gpus": need.get("GPU", 0),
-            "max_restarts": 0,
-            # Two threads run units, the others answer questions.
-            "max_concurrency": 4,
-        }
-        if self._refused:
-            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self._refused)})"}
-        actor = ray.remote(Worker).options(**options).remote(settings.threads, settings.workers)
-        replica = Replica(actor, slot, since=now)
+        actors, group = start_workers(self._settings, self._refused)
+        replica = Replica(actors, slot, group, since=now)
         self._replicas.append(replica)
-        self._answers[actor.join.remote()] = replica
+        self._answers |= {a.join.remote(): (replica, rank) for rank, a in enumerate(actors)}
 
     def _prepare(self, replica: Replica, now: float) -> None:
         # It may still be opening the stage before; that answer no longer matters.
         self._forget_answers(replica)
-        replica.state, replica.since = PREPARING, now
-        self._answers[replica.actor.prepare.remote(self._job)] = replica
+        replica.state, replica.since, replica.ready = PREPARING, now, set()
+        meetings = [replica.places[rank].meeting for rank in range(len(replica.actors))]
+        seated = seats(meetings) if len(meetings) > 1 else [None]
+        for rank, (actor, seat) in enumerate(zip(replica.actors, seated, strict=True)):
+            others = replica.actors[1:] if rank == 0 else []
+            future = actor.prepare.remote(self._job, seat, others)
+            self._answers[future] = replica, rank
 
     def _drop(self, replica: Replica) -> None:
-        ray.kill(replica.actor)
+        stop_workers(replica.actors, replica.group)
         self._replicas.remove(replica)
         self._forget_answers(replica)
 
     def _forget_answers(self, replica: Replica) -> None:
-        self._answers = {f: r for f, r in self._answers.items() if r is not replica}
+        self._answers = {f: r for f, r in self._answers.items() if r[0] is not replica}
 
-    def _judge(self, replica: Replica, cause: Exception, now: float, sink: Sink) -> None:
+    def _judge(self, replica: Replica, rank: int, cause: Exception, now: float, sink: Sink) -> None:
         """Try again after an error that may pass; use the node no more after any other."""
-        if isinstance(cause, StoreError) or not isinstance(cause, BathyscopeError):
+        place = replica.places.get(rank)
+        if isinstance(cause, StoreError) or not isinstance(cause, BathyscopeError) or not place:
             self.lost(replica, now, f"failed while it was {replica.state}: {_short(cause)}", sink)
         else:
-            self._refuse(replica, cause, now, sink)
+            self._refuse(replica, place, cause, now, sink)
 
-    def _refuse(self, replica: Replica, error: Exception, now: float, sink: Sink) -> None:
+    def _refuse(
+        self, replica: Replica, place: Place, error: Exception, now: float, sink: Sink
+    ) -> None:
         """Use a node no more; the work goes on while there are others."""
-        assert replica.place is not None, "it has joined"
-        self._refused.add(replica.place.node)
+        self._refused.add(place.node)
         self._drop(replica)
         if not self._nodes_left():
             raise error
-        sink.note(f"{replica.host} is not used: {error}")
+        sink.note(f"{place.host} is not used: {error}")
         self._slots[replica.slot].ask_at = now
 
     def _nodes_left(self) -> set[str]:
-        need = resources_of_worker(self._settings)
+        need = resources_of_process(self._settings)
         return {
             str(node["NodeID"])
             for node in ray.nodes()

@@ -11,6 +11,7 @@ import ray
 
 from bathyscope.config import ClusterConfig
 from bathyscope.errors import ConfigError
+from bathyscope.jobs.world import gpus_of_process, processes_of_replica
 
 logger = logging.getLogger(__name__)
 
@@ -31,17 +32,17 @@ def start_ray(settings: ClusterConfig) -> None:
     _check_local(settings)
 
 
-def resources_of_worker(settings: ClusterConfig) -> dict[str, float]:
-    """What one worker takes of a node."""
+def resources_of_process(settings: ClusterConfig) -> dict[str, float]:
+    """What one process of a replica takes of a node."""
     found = {"CPU": float(settings.threads or 1)}
-    if settings.gpus_per_worker:
-        found["GPU"] = float(settings.gpus_per_worker)
+    if gpus_of_process(settings):
+        found["GPU"] = float(gpus_of_process(settings))
     return found
 
 
 def why_waiting(settings: ClusterConfig) -> str:
     """What a worker needs and what the cluster has, for a person who waits."""
-    need, have = resources_of_worker(settings), ray.cluster_resources()
+    need, have = resources_of_process(settings), ray.cluster_resources()
     free = ray.available_resources()
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     per_kind = "; ".join(
@@ -49,7 +50,9 @@ def why_waiting(settings: ClusterConfig) -> str:
         f"{free.get(kind, 0):g} free"
         for kind in need
     )
-    return f"each worker must fit on one of {nodes} node(s). {per_kind}"
+    count = processes_of_replica(settings)
+    what = "each worker" if count == 1 else f"each of {count} processes of a worker"
+    return f"{what} must fit on one of {nodes} node(s). {per_kind}"
 
 
 def draining_nodes() -> dict[str, float | None]:
@@ -71,7 +74,7 @@ def draining_nodes() -> dict[str, float | None]:
 
 def _cpus(settings: ClusterConfig) -> int:
     """Slots of a local cluster: who asks for more workers than cores gets them."""
-    wanted = settings.workers * (settings.threads or 1)
+    wanted = settings.workers * processes_of_replica(settings) * (settings.threads or 1)
     have = os.cpu_count() or 1
     if wanted > have:
         logger.warning("%d threads of workers share %d cores", wanted, have)

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from bathyscope.config import ClusterConfig, Config
-from bathyscope.errors import LeaseLost, ReceiptConflict, StoreError
+from bathyscope.errors import LeaseLost, ReceiptConflict, ReplicaLost, StoreError
 from bathyscope.jobs.audit import audited
 from bathyscope.jobs.cluster_fleet import Fleet, Lane, Replica, own_error
 from bathyscope.jobs.cluster_ray import draining_nodes
@@ -171,7 +171,10 @@ class UnitLoop:
         for other in others:
             self._schedule.superseded(other)
         unit = self._schedule.unit_of(lane)
-        if isinstance(cause, LeaseLost):
+        if isinstance(cause, ReplicaLost):
+            self._sink.note(f"a worker is replaced: {cause}")
+            self._lose([lane], time.monotonic(), "lost one of its processes")
+        elif isinstance(cause, LeaseLost):
             self._schedule.superseded(lane)
         elif isinstance(cause, StoreError) and not isinstance(cause, ReceiptConflict):
             self._schedule.failed(lane, time.monotonic(), str(cause))
@@ -198,10 +201,11 @@ class UnitLoop:
         """Let units end that will; take the others away before their node is."""
         draining = draining_nodes()
         for replica in self._fleet.replicas if draining else ():
-            if replica.place is None or replica.place.node not in draining:
+            going = [draining[node] for node in replica.nodes if node in draining]
+            if not going:
                 continue
             replica.leaving = True
-            left = draining[replica.place.node]
+            left = min((s for s in going if s is not None), default=None)
             calls = {f: lanes for f, lanes in self._running.items() if lanes[0].replica is replica}
             # The last one of a call began with the others, but is done after them.
             if calls and not any(self._too_late(lanes[0], left, now) for lanes in calls.values()):

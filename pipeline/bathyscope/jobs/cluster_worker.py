@@ -16,10 +16,16 @@ import ray
 
 from bathyscope.config import Config
 from bathyscope.errors import BathyscopeError
+from bathyscope.jobs.cluster_crew import Crew, follow
 from bathyscope.jobs.schedule import Task
 from bathyscope.jobs.unit import do_task, set_threads
 from bathyscope.jobs.versions import versions
+from bathyscope.jobs.world import Seat, free_port, meet
 from bathyscope.runs.work import Work
+from bathyscope.stages.stage import Outcome
+from bathyscope.stores.leases import Lease
+from bathyscope.stores.objects import Objects
+from bathyscope.values import Unit
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,8 @@ class Place:
     node: str
     """Ray's name of the node."""
     versions: Mapping[str, str]
+    meeting: tuple[str, int] = ("", 0)
+    """Its address, and a port that was free there."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +78,20 @@ class Worker:
 
         Plain values, because another version of this package may be what is installed.
         """
-        node = ray.get_runtime_context().get_node_id()
         return {
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "node": node,
+            "node": ray.get_runtime_context().get_node_id(),
             "versions": versions(),
+            "meeting": (ray.util.get_node_ip_address(), free_port()),
         }
 
-    def prepare(self, job: StageJob) -> None:
+    def prepare(self, job: StageJob, seat: Seat | None = None, others: Sequence[Any] = ()) -> None:
         """Open a stage: load its model, or its readers. Raises what the stage raises.
 
-        Nothing happens when a later stage was opened meanwhile.
+        A process with a seat loads its part of the model; `others` are those that the first one
+        leads. Stages that do not run a model are done by the first one alone. Nothing happens when
+        a later stage was opened meanwhile.
         """
         with self._opening:
             if self._job is not None and self._job.number > job.number:
@@ -89,7 +99,13 @@ class Worker:
             self._stage, self._job, self._context = None, None, None
             set_threads(*self._threads)
             stage: Any = importlib.import_module(job.stage)
-            self._context = stage.open(job.config, job.work)
+            if seat is None or not getattr(stage, "PARTS", False):
+                if seat is None or seat.rank == 0:
+                    self._context = stage.open(job.config, job.work)
+            else:
+                meet(seat, seconds=job.config.cluster.start_s)
+                self._context = stage.open(job.config, job.work, (seat.rank, seat.world))
+                stage = Crew(stage, job.work, others) if seat.rank == 0 else stage
             self._stage, self._job = stage, job
 
     def run(self, tasks: Sequence[Task]) -> list[Did]:
@@ -112,6 +128,16 @@ class Worker:
                 break
             did.append(Did(done, time.monotonic() - started))
         return did
+
+    def follow(self, unit: Unit, number: int, lease: Lease | None) -> Outcome:
+        """Do this process's part of a unit that another one leads. Raises what `follow` raises."""
+        job = self._job
+        assert job is not None, "a unit came before the stage was prepared"
+        set_threads(*self._threads)
+        objects = Objects(job.config.url).at(job.work.artifact)
+        return follow(
+            self._stage, job.work, objects, unit, self._context, number=number, lease=lease
+        )
 
     def progress(self) -> tuple[float, str]:
         """How much of the units under way is done, in units, and a few words."""

@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from bathyscope.config import Config
-from bathyscope.errors import StoreError
+from bathyscope.errors import LeaseLost, StoreError
 from bathyscope.jobs.schedule import Task
 from bathyscope.runs.work import Work
 from bathyscope.stages.stage import Outcome, Stage
@@ -33,21 +34,65 @@ class UnitGuard:
         self._report = report
         # A renewal by one writer must not look to another one as if a stranger had the lease.
         self._checking = threading.Lock()
+        self._checked_at = time.monotonic()
         self.lease = lease
 
     def check(self) -> None:
         """Confirm the lease, renewing it when half of its time is gone."""
         with self._checking:
             self.lease = self._leases.check(self.lease)
+            self._checked_at = time.monotonic()
 
     def progress(self, fraction: float, text: str = "") -> None:
-        """Say how far the unit is."""
+        """Say how far the unit is; a lease is confirmed also while no shard is full for long."""
+        if time.monotonic() - self._checked_at > self.lease.seconds / 4:
+            self.check()
         self._report(fraction, text)
 
     @property
     def keep(self) -> bool:
         """What the unit makes is stored."""
         return True
+
+    @property
+    def turn(self) -> None:
+        """This process is alone with the unit."""
+        return
+
+
+class FollowerGuard:
+    """Confirms the lease of another process, which leads; for several threads."""
+
+    def __init__(self, leases: Leases, lease: Lease) -> None:
+        self._leases = leases
+        self._lease = lease
+
+    def check(self) -> None:
+        """Confirm that the leader's claim stands. Raises `LeaseLost`."""
+        ours, now = self._lease, self._leases.current(self._lease.unit)
+        # Renewals change its term; another claim changes its attempt, and giving back its length.
+        if (
+            now is None
+            or (now.holder, now.attempt) != (ours.holder, ours.attempt)
+            or not now.seconds
+        ):
+            raise LeaseLost(
+                f"Unit {ours.unit} is no longer held by process {ours.holder.pid} on "
+                f"{ours.holder.host}, which leads this one. This process stops; nothing is lost."
+            )
+
+    def progress(self, fraction: float, text: str = "") -> None:
+        """The leader says how far the unit is."""
+
+    @property
+    def keep(self) -> bool:
+        """What the unit makes is stored."""
+        return True
+
+    @property
+    def turn(self) -> None:
+        """Given by whoever runs several units at once."""
+        return
 
 
 class AuditGuard:
@@ -67,6 +112,11 @@ class AuditGuard:
     def keep(self) -> bool:
         """Nothing is stored."""
         return False
+
+    @property
+    def turn(self) -> None:
+        """This process is alone with the unit."""
+        return
 
 
 def do_task(

@@ -9,7 +9,7 @@ never a weight, because an offloaded weight is on the meta device when a hook ru
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -119,6 +119,18 @@ class Capture:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+
+def capture_batches(
+    model: nn.Module, points: Sequence[HookPoint | str], batches: Iterable[Tensor]
+) -> Iterator[dict[str, Tensor]]:
+    """For each batch of tokens [batch, positions], the tensors at the hook points.
+
+    Raises what `Capture` raises.
+    """
+    with Capture(model, points) as capture_one:
+        for tokens in batches:
+            yield capture_one({"input_ids": tokens, "use_cache": False})
 
 
 def capture(

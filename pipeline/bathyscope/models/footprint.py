@@ -39,6 +39,11 @@ class Footprint:
         """Parameters that are loaded."""
         return self.before_blocks + sum(self.blocks)
 
+    @property
+    def sizes(self) -> list[int]:
+        """Of the blocks, the first one with what stands before it: what parts of a model hold."""
+        return [self.before_blocks + self.blocks[0], *self.blocks[1:]]
+
     def flops_per_token(self, positions: int) -> float:
         """Operations of a forward per token: 2 per active weight, and those of attention.
 

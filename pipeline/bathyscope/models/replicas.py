@@ -145,7 +145,7 @@ def working_bytes(config: Any, *, tokens: int, hook_points: int) -> int:
 
 
 def _pipeline(needs: Footprint, stages: int, working: int) -> ReplicaShape | None:
-    sizes = [needs.before_blocks + needs.blocks[0], *needs.blocks[1:]]
+    sizes = needs.sizes
     if stages > len(sizes):
         return None
     cuts = stage_blocks(sizes, stages)

@@ -10,18 +10,18 @@ Moments are those of the rows before `store.codec` makes them smaller.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from threading import Lock
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bathyscope.config import Config
-from bathyscope.models.capture import Capture
-from bathyscope.models.hook_points import HookPoint
+from bathyscope.errors import BathyscopeError
+from bathyscope.models.capture import capture_batches
 from bathyscope.models.load import LoadedModel
 from bathyscope.models.shapes import ModelShape
 from bathyscope.runs.corpus import Corpus
@@ -30,9 +30,10 @@ from bathyscope.runs.run import ACTIVATIONS, Run
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
 from bathyscope.stages.layout import Column, Layout, items_per_unit, lay_out
-from bathyscope.stages.model import describe_model, load_for_hooks
+from bathyscope.stages.model import describe_model, load_for_hooks, load_share
 from bathyscope.stages.model_check import check_model, check_tokenizer
 from bathyscope.stages.stage import Guard, Outcome
+from bathyscope.stages.turns import Turns
 from bathyscope.stores.chunks import MASK_CLASSES
 from bathyscope.stores.codecs import NONE
 from bathyscope.stores.filling import Filling
@@ -48,7 +49,11 @@ NAME = "harvest"
 SEMANTICS = 1
 AUDITED = True
 LANES = 2
+PARTS = True
 _IN_FLIGHT = 4
+
+
+Captures = Callable[[Iterable[Tensor]], Iterator[dict[str, Tensor]]]
 
 
 @dataclass
@@ -57,7 +62,10 @@ class Context:
 
     corpus: Corpus
     model: LoadedModel
-    hooks: list[HookPoint]
+    captures: Captures
+    """Batches of tokens -> the tensors at the hook points, batch by batch."""
+    names: list[str]
+    """Hook points of this process: all of them, or those in its part of the model."""
     segment: Segment
     objects: Objects
     batch_items: int
@@ -65,7 +73,7 @@ class Context:
     ring: Ring
     """Host memory between the model and the disk."""
     writers: ThreadPoolExecutor
-    turn: Lock = field(default_factory=Lock)
+    turns: Turns = field(default_factory=Turns)
     """One unit computes at a time, while the one before it is still written."""
 
 
@@ -98,25 +106,33 @@ def units(config: Config) -> Work:
     )
 
 
-def open(config: Config, work: Work) -> Context:
-    """Load the model up to the last hook point.
+def open(config: Config, work: Work, part: tuple[int, int] | None = None) -> Context:
+    """Load the model up to the last hook point, or its share where `part` is (rank, processes).
 
+    Processes of parts are in one group of `torch.distributed`, and do each unit together.
     Raises `IdentityMismatch` where the model's folder is another one here than for the driver.
     """
     facts = describe_model(config)
     check_model(config, work, facts)
-    model, hooks = load_for_hooks(config, facts)
+    captures: Captures
+    if part is None:
+        model, hooks = load_for_hooks(config, facts)
+        captures = partial(capture_batches, model.model, hooks)
+    else:
+        share = load_share(config, facts, *part)
+        model, hooks, captures = share.loaded, share.points, share.run
+    names = [hook.name for hook in hooks]
+    arrays = [spec for spec in work.segment.arrays if spec.name in names]
     return Context(
         corpus=Run(config.url).corpus,
         model=model,
-        hooks=hooks,
+        captures=captures,
+        names=names,
         segment=work.segment,
         objects=Objects(config.url).at(ACTIVATIONS),
         batch_items=config.hooks.batch_items,
         fsync=config.store.fsync,
-        ring=Ring(
-            ring_bytes(config, work.segment.arrays), pinned=model.input_device.type == "cuda"
-        ),
+        ring=Ring(ring_bytes(config, arrays), pinned=model.input_device.type == "cuda"),
         writers=writer_threads(config.hooks.writers),
     )
 
@@ -134,10 +150,13 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
         check=guard.check,
         fsync=context.fsync,
         keep=guard.keep,
+        names=context.names,
     )
     try:
-        with context.turn:
-            _forward(unit, context, filling, guard)
+        with context.turns.take(guard.turn):
+            failed = _forward(unit, context, filling, guard)
+        if failed is not None:
+            raise failed
         filled = filling.finish()
     except BaseException:
         filling.abandon()
@@ -197,24 +216,41 @@ def writer_threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, "writer", initializer=torch.set_num_threads, initargs=(1,))
 
 
-def _forward(unit: Unit, context: Context, filling: Filling, guard: Guard) -> None:
-    device = context.model.input_device
+def _forward(
+    unit: Unit, context: Context, filling: Filling, guard: Guard
+) -> BathyscopeError | None:
+    """All batches of a unit. Returns what went wrong where other processes must not be left alone.
+
+    They hold other parts of the model and wait for the batches that are left.
+    """
     tokens = context.corpus.tokens(unit.start, unit.stop)
-    starts = range(0, len(tokens), context.batch_items)
+    count = -(-len(tokens) // context.batch_items)
+    left = len(tokens)
+    failed: BathyscopeError | None = None
     in_flight: deque[torch.cuda.Event] = deque()
-    with Capture(context.model.model, context.hooks) as capture:
-        for number, start in enumerate(starts):
-            part = tokens[start : start + context.batch_items]
-            inputs = _padded(part, context.batch_items)
-            if device.type == "cuda":
-                # From pageable memory the copy would wait for the GPU.
-                inputs = inputs.pin_memory().to(device, non_blocking=True)
-            captured = capture({"input_ids": inputs, "use_cache": False})
-            for name, activations in captured.items():
-                filling.add(name, activations[: len(part)].flatten(0, 1))
-            if device.type == "cuda":
-                _bound(in_flight, captured)
-            guard.progress((number + 1) / len(starts))
+    for number, captured in enumerate(context.captures(_batches(tokens, context))):
+        try:
+            for name, activations in captured.items() if failed is None else ():
+                filling.add(name, activations[: min(left, context.batch_items)].flatten(0, 1))
+            guard.progress((number + 1) / count)
+        except BathyscopeError as error:
+            if guard.turn is None:
+                raise
+            failed = error
+        left -= context.batch_items
+        if captured and context.model.input_device.type == "cuda":
+            _bound(in_flight, captured)
+    return failed
+
+
+def _batches(tokens: Tensor, context: Context) -> Iterator[Tensor]:
+    device = context.model.input_device
+    for part in tokens.split(context.batch_items):
+        inputs = _padded(part, context.batch_items)
+        if device.type == "cuda":
+            # From pageable memory the copy would wait for the GPU.
+            inputs = inputs.pin_memory().to(device, non_blocking=True)
+        yield inputs
 
 
 def _bound(in_flight: deque[torch.cuda.Event], captured: dict[str, Tensor]) -> None:

@@ -11,8 +11,10 @@ import torch
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError
 from bathyscope.models.architectures import check_architecture, config_of
+from bathyscope.models.footprint import footprint
 from bathyscope.models.hook_points import HookPoint, layers_needed
 from bathyscope.models.load import LoadedModel, load_model, model_digest, read_config
+from bathyscope.models.pipeline import PipelineStage, stage_blocks
 from bathyscope.models.precision import default_device_kind, resolve_dtype
 from bathyscope.models.shapes import ModelShape, model_shape
 from bathyscope.models.sources import SMOLLM2_NAME
@@ -83,6 +85,26 @@ def load_for_hooks(config: Config, facts: ModelFacts) -> tuple[LoadedModel, list
     """The model up to its last hook point, without head, and the hook points in it."""
     layers = layers_needed(facts.shape.hooks)
     return _load(config, facts, layers=layers, head=layers is None), facts.shape.hooks
+
+
+def load_share(config: Config, facts: ModelFacts, rank: int, processes: int) -> PipelineStage:
+    """The blocks of one of several processes that hold the model together, near equal in size.
+
+    Raises `ModelError` for more processes than blocks, and where blocks are unknown.
+    """
+    layers = layers_needed(facts.shape.hooks)
+    needs = footprint(facts.hf, None if layers is None else layers[1])
+    blocks = stage_blocks(needs.sizes, processes)[rank]
+    model = config.model
+    return PipelineStage(
+        facts.folder,
+        blocks,
+        facts.shape.hooks,
+        dtype=facts.dtype,
+        device_map=model.device_map,
+        max_memory=_max_memory(model.max_memory),
+        attention=model.attention,
+    )
 
 
 def load_tail(config: Config, first_layer: int) -> LoadedModel:

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from bathyscope.config import Config
 from bathyscope.runs.work import Begun, Work
+from bathyscope.stores.manifests import Segment
 from bathyscope.stores.stored_receipts import StoredReceipts
+from bathyscope.stores.units import shard_keys
 from bathyscope.values import Json, Moments, ShardRecord, Unit
 
 
@@ -25,12 +27,34 @@ class Outcome:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
+def joined(outcomes: Sequence[Outcome], segment: Segment, unit: Unit) -> Outcome:
+    """One outcome of those of several processes, each with arrays of its own.
+
+    It is the one that a single process would have had: shards and moments in the order of the
+    segment's arrays, everything else as in the first.
+    """
+    shards = {record.key: record for outcome in outcomes for record in outcome.shards}
+    moments = {name: sums for outcome in outcomes for name, sums in outcome.moments.items()}
+    first = outcomes[0]
+    return Outcome(
+        valid=first.valid,
+        shards=tuple(shards[key] for key in shard_keys(segment, unit)),
+        moments={spec.name: moments[spec.name] for spec in segment.arrays if spec.name in moments},
+        figures=first.figures,
+    )
+
+
 class Guard(Protocol):
     """Stands by while a unit runs."""
 
     @property
     def keep(self) -> bool:
         """Whether shards are stored; False where a unit is done again only to compare."""
+        ...
+
+    @property
+    def turn(self) -> int | None:
+        """When the unit computes, where several processes do it together; None where one does."""
         ...
 
     def check(self) -> None:

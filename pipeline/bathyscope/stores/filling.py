@@ -8,7 +8,7 @@ bounds the memory, and a model that is faster than the disk waits there.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import reduce
@@ -25,7 +25,7 @@ from bathyscope.stores.moments import moments_by_class
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.ring import Ring
 from bathyscope.stores.shards import ArraySpec, assemble, place, record_of
-from bathyscope.stores.units import encoded, shards_of
+from bathyscope.stores.units import encoded, shard_keys, shards_of
 from bathyscope.values import Moments, ShardRecord, Unit
 
 Sums = dict[int, Moments]
@@ -69,7 +69,8 @@ class Filling:
     """One unit of a segment of bfloat16 rows. Rows of each array come in their order.
 
     `masks` [rows of the unit] tell the classes of the moments. `check` confirms the lease before
-    each shard, in whatever thread. Without `keep` nothing is written, as in `write_unit`.
+    each shard, in whatever thread. Without `keep` nothing is written, as in `write_unit`. `names`
+    are the arrays that rows come for, all of them by default: others are another process's.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Filling:
         check: Callable[[], None],
         fsync: bool = True,
         keep: bool = True,
+        names: Collection[str] | None = None,
     ) -> None:
         self._objects = objects
         self._segment = segment
@@ -94,6 +96,12 @@ class Filling:
         self._check = check
         self._fsync = fsync
         self._keep = keep
+        self._arrays = [
+            spec
+            for spec in segment.arrays
+            # Scales follow from the rows that they belong to.
+            if spec.scales_of is None and (names is None or spec.name in names)
+        ]
         self._open: dict[str, _Open] = {}
         self._counts: dict[str, int] = {}
         self._futures: list[Future[_Written]] = []
@@ -129,11 +137,7 @@ class Filling:
                 self._submit(spec, _Open(number, *_nothing(spec)))
         written = self._results()
         by_key = {r.key: r for one in written for r in one.records}
-        shards = tuple(
-            by_key[spec.shard_key(self._segment.name, shard)]
-            for spec in self._segment.arrays
-            for shard in self._shards(spec)
-        )
+        shards = tuple(by_key[k] for k in shard_keys(self._segment, self._unit) if k in by_key)
         return Filled(shards, {s.name: _sums(written, s.name) for s in self._arrays})
 
     def abandon(self) -> None:
@@ -146,11 +150,6 @@ class Filling:
         self._open = {}
         for future in self._futures:
             future.exception()
-
-    @property
-    def _arrays(self) -> list[ArraySpec]:
-        """Arrays that rows come for; scales follow from them."""
-        return [spec for spec in self._segment.arrays if spec.scales_of is None]
 
     def _shards(self, spec: ArraySpec) -> range:
         return shards_of(self._segment, self._unit, spec.name)

@@ -108,6 +108,15 @@ def _parts(
             yield spec, shard, part.reshape(len(part), *spec.row_shape)
 
 
+def shard_keys(segment: Segment, unit: Unit) -> list[str]:
+    """Keys of all shards of a unit, array by array."""
+    return [
+        spec.shard_key(segment.name, shard)
+        for spec in segment.arrays
+        for shard in shards_of(segment, unit, spec.name)
+    ]
+
+
 def encoded(segment: Segment, name: str, rows: Tensor) -> dict[str, npt.NDArray[Any]]:
     """What is written for rows [n, d] of an array: its bits, or its codes and scales."""
     spec = segment.array(name)
