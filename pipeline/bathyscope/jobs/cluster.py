@@ -11,8 +11,9 @@ import time
 import ray
 
 from bathyscope.config import Config
-from bathyscope.jobs.cluster_fleet import Fleet, Replica
+from bathyscope.jobs.cluster_fleet import Fleet
 from bathyscope.jobs.cluster_ray import start_ray
+from bathyscope.jobs.cluster_replica import Replica
 from bathyscope.jobs.cluster_units import UnitLoop
 from bathyscope.jobs.cluster_worker import StageJob, with_absolute_paths
 from bathyscope.jobs.inline import finish
