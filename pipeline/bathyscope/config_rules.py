@@ -8,16 +8,21 @@ from typing import Any
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError
 
+_FILE_KINDS = ("jsonl", "parquet", "chat", "tokens_bin")
+_TEXT_KINDS = ("documentation", "hf", *_FILE_KINDS)
+_IMAGE_KINDS = ("images", "tar", "arrays")
+
 
 def validate(config: Config, *, planned: bool = False) -> None:
     """Check every rule that joins settings. Raises `ConfigError` that says which to change.
 
     What is only `planned` needs no commit of a hub's repository where the dimensions are given.
     """
-    _one_of("model.kind", config.model.kind, ("smollm2_135m", "folder", "hub"))
+    _one_of("model.kind", config.model.kind, ("smollm2_135m", "folder", "hub", "module"))
     _one_of("model.dtype", config.model.dtype, ("auto", "bfloat16", "float16", "float32"))
     _one_of("model.attention", config.model.attention, ("sdpa", "eager"))
-    _one_of("data.kind", config.data.kind, ("documentation", "jsonl", "hf"))
+    _one_of("data.kind", config.data.kind, (*_TEXT_KINDS, *_IMAGE_KINDS))
+    _one_of("data.token_dtype", config.data.token_dtype, ("uint16", "uint32", "int32"))
     _one_of("dictionary.kind", config.dictionary.kind, ("topk",))
     _one_of("store.codec", config.store.codec, ("none", "zstd_bitshuffle", "int8", "fp8"))
     _one_of("cluster.kind", config.cluster.kind, ("inline", "local", "address"))
@@ -28,6 +33,7 @@ def validate(config: Config, *, planned: bool = False) -> None:
     _hook(config)
     _hardware(config)
     _pipeline(config, planned=planned)
+    _images(config)
     if not 0 < config.data.held_out_share < 1:
         raise ConfigError(
             f"data.held_out_share is {config.data.held_out_share}. A share between 0 and 1 is "
@@ -70,7 +76,9 @@ def _needed(config: Config, *, planned: bool) -> None:
         ("model.path", config.model.kind == "folder", config.model.path),
         ("model.repo", config.model.kind == "hub", config.model.repo),
         ("model.revision", from_hub, config.model.revision),
-        ("data.paths", config.data.kind == "jsonl", config.data.paths),
+        ("model.factory", config.model.kind == "module", config.model.factory),
+        ("model.weights", config.model.kind == "module", config.model.weights),
+        ("data.paths", config.data.kind in (*_FILE_KINDS, *_IMAGE_KINDS), config.data.paths),
         ("data.dataset", config.data.kind == "hf", config.data.dataset),
         ("cluster.address", config.cluster.kind == "address", config.cluster.address),
         ("hooks.points", True, config.hooks.points),
@@ -82,6 +90,7 @@ def _needed(config: Config, *, planned: bool) -> None:
 
 def _positive(config: Config) -> None:
     for name in (
+        "data.image_size",
         "hooks.batch_items",
         "hooks.writers",
         "dictionary.k",
@@ -124,6 +133,9 @@ def _not_negative(config: Config) -> None:
         "data.min_chars",
         "data.train_tokens",
         "data.held_out_tokens",
+        "data.train_images",
+        "data.held_out_images",
+        "data.crops",
         "data.seed",
         "hooks.ring_bytes",
         "dictionary.num_latents",
@@ -217,4 +229,26 @@ def _pipeline(config: Config, *, planned: bool) -> None:
         raise ConfigError(
             f"cluster.gpus_per_worker is {cluster.gpus_per_worker}, which cannot be spread over "
             f"cluster.stages, {cluster.stages}. Choose a multiple of it."
+        )
+
+
+def _images(config: Config) -> None:
+    for name, values in (
+        ("model.image_mean", config.model.image_mean),
+        ("model.image_std", config.model.image_std),
+    ):
+        if len(values) != 3 or (name.endswith("std") and min(values) <= 0):
+            raise ConfigError(
+                f"{name} is {values}. Three numbers are wanted, of red, green and blue, and "
+                "deviations above 0."
+            )
+    extra = set(config.hooks.channels_last) - set(config.hooks.points)
+    if extra:
+        raise ConfigError(
+            f"hooks.channels_last names {', '.join(sorted(extra))}, which hooks.points do not."
+        )
+    if config.cluster.replica == "pipeline" and config.data.kind in _IMAGE_KINDS:
+        raise ConfigError(
+            "cluster.replica is pipeline, which passes on hidden states of token sequences, and "
+            f"data.kind is {config.data.kind}. Take cluster.replica=accelerate."
         )

@@ -199,7 +199,7 @@ def size_and_speed(data: Data, codec: str, base: Path) -> dict[str, float]:
     stored = SegmentReader(objects, segment).receipts.counts.stored_bytes.sum()
     write_s, read_s = (statistics.median(t) for t in zip(*times, strict=True))
     # The last unit is padded to whole shards, so rows are compared with rows of full units.
-    padded = segment.capacity * data.train.shape[1] * 2
+    padded = segment.capacity(segment.arrays[0].name) * data.train.shape[1] * 2
     return {
         "size": round(float(stored) / padded, 3),
         "write_gb_s": round(raw / write_s / 1e9, 2),

@@ -40,6 +40,8 @@ from bathyscope.models.capture import capture_batches
 from bathyscope.models.hook_points import resolve
 from bathyscope.runs.work import Work
 from bathyscope.stages import harvest
+from bathyscope.stages.batches import TokenBatches
+from bathyscope.stages.harvest_layout import ring_bytes
 from bathyscope.stages.layout import Column, lay_out
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.ring import Ring
@@ -103,16 +105,18 @@ def work_of(units: int, name: str, store: StoreConfig) -> Work:
 def opened(config: Config, model: nn.Module, units: int) -> harvest.Context:
     """What a worker holds for as long as it lives: the model, the ring, the writers."""
     work = work_of(units, "opened", config.store)
+    corpus = Corpus()
     return harvest.Context(
-        corpus=Corpus(),  # type: ignore[arg-type]
-        model=SimpleNamespace(model=model, input_device=torch.device("cpu")),  # type: ignore[arg-type]
+        corpus=corpus,  # type: ignore[arg-type]
+        device=torch.device("cpu"),
+        batches=TokenBatches(corpus, BATCH, torch.device("cpu")).of,  # type: ignore[arg-type]
         captures=partial(capture_batches, model, [resolve(model, point) for point in POINTS]),
         names=list(POINTS),
         segment=work.segment,
         objects=Objects("memory:///"),
         batch_items=BATCH,
         fsync=True,
-        ring=Ring(harvest.ring_bytes(config, work.segment.arrays)),
+        ring=Ring(ring_bytes(config, work.segment.arrays)),
         writers=harvest.writer_threads(config.hooks.writers),
     )
 
@@ -150,7 +154,7 @@ def raw_writer(base: Path, work: Work, rows: memoryview) -> float:
     base.mkdir()
     started = time.perf_counter()
     for spec in work.segment.arrays:
-        for shard in range(work.segment.capacity // spec.shard_rows):
+        for shard in range(work.segment.capacity(spec.name) // spec.shard_rows):
             descriptor = os.open(base / f"{spec.name}.{shard}", os.O_WRONLY | os.O_CREAT)
             left = rows[: spec.shard_rows * spec.row_bytes]
             while left:

@@ -58,8 +58,10 @@ def test_hf_without_datasets_is_a_dependency_error(tmp_path: Path) -> None:
 def test_unknown_names_are_refused_with_those_that_come_near(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"source 'json'. Did you mean jsonl\?"):
         open_source("json", {}, tmp_path)
-    with pytest.raises(ConfigError, match=r"There are: documentation, hf, jsonl\."):
-        open_source("parquet", {}, tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"There are: chat, documentation, hf, jsonl, parquet, tokens_bin\."
+    ):
+        open_source("video", {}, tmp_path)
     with pytest.raises(ConfigError, match=r"no option 'path'. Did you mean paths\?"):
         open_source("jsonl", {"path": "a.jsonl"}, tmp_path)
 

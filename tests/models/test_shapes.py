@@ -47,7 +47,7 @@ def test_module_paths_are_measured_on_an_empty_model(
 
 def test_a_tensor_that_is_not_per_position_is_refused(llama_folder: Path) -> None:
     # Rotary tables are [1, positions, head width]: no batch axis.
-    with pytest.raises(HookPointError, match=r"Wanted \[batch, positions, d\]"):
+    with pytest.raises(HookPointError, match=r"Wanted \[items, positions, d\]"):
         model_shape(llama_folder, ["model.rotary_emb"])
 
 

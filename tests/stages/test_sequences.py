@@ -11,7 +11,14 @@ from bathyscope.config import StoreConfig
 from bathyscope.corpora.packing import pack
 from bathyscope.runs.corpus import DOCUMENT, OFFSET, TOKENS
 from bathyscope.stages import sequences
-from bathyscope.stages.sequences import Dealt, Packing, SplitWriter, TokenDocument, write_sequences
+from bathyscope.stages.items import ItemWriter
+from bathyscope.stages.sequences import (
+    Dealt,
+    Packing,
+    TokenDocument,
+    sequence_columns,
+    write_sequences,
+)
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.rows import SegmentReader
 from bathyscope.values import HELD_OUT, SPLITS, TRAIN
@@ -36,10 +43,10 @@ def documents(count: int = 60) -> list[TokenDocument]:
 def written(count: int, expected_items: int) -> dict[str, SegmentReader]:
     objects = Objects(f"memory://sequences-{count}-{expected_items}")
     writers = {
-        split: SplitWriter(
+        split: ItemWriter(
             objects,
             split,
-            length=LENGTH,
+            sequence_columns(LENGTH),
             expected_items=expected_items,
             store=StoreConfig(chunk_bytes=128),
             check=lambda: None,
@@ -87,10 +94,10 @@ def test_neither_queue_grows_with_the_corpus() -> None:
     sequences.Dealt = Watched  # type: ignore[misc]
     try:
         writers = {
-            split: SplitWriter(
+            split: ItemWriter(
                 Objects("memory://queues"),
                 split,
-                length=LENGTH,
+                sequence_columns(LENGTH),
                 expected_items=100,
                 store=StoreConfig(),
                 check=lambda: None,
@@ -108,10 +115,10 @@ def test_a_split_without_documents_has_no_sequences() -> None:
     only_train = [d for d in documents() if d.split == TRAIN]
     objects = Objects("memory://one-sided")
     writers = {
-        split: SplitWriter(
+        split: ItemWriter(
             objects,
             split,
-            length=LENGTH,
+            sequence_columns(LENGTH),
             expected_items=10,
             store=StoreConfig(),
             check=lambda: None,

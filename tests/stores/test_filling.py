@@ -53,7 +53,7 @@ def filling(objects, pool, *, segment=None, unit=0, ring=None, masks=None, **set
         objects,
         segment,
         of_plan,
-        masks=np.zeros(count, np.uint8) if masks is None else masks,
+        masks=dict.fromkeys("ab", np.zeros(count, np.uint8) if masks is None else masks),
         ring=ring or Ring(10_000),
         pool=pool,
         check=settings.pop("check", lambda: None),

@@ -70,7 +70,7 @@ def test_an_unknown_format_is_refused_and_never_overwritten(objects, version):
 
 def test_a_segment_holds_the_padded_rows_of_all_its_units(small_segment):
     assert small_segment.plan.num_units == 3
-    assert small_segment.capacity == 24
+    assert small_segment.capacity("wide") == 24
 
 
 def test_a_missing_array_is_named_with_those_there_are(small_segment):

@@ -22,7 +22,7 @@ from bathyscope.models.replicas import (
     smallest_replica,
     working_bytes,
 )
-from bathyscope.stages.harvest import lay_out_rows
+from bathyscope.stages.harvest_layout import lay_out_rows
 from bathyscope.stages.layout import Layout
 from bathyscope.stages.model import ModelPlan
 

@@ -6,7 +6,7 @@ from bathyscope.commands.capacity import Capacity, gpus_of
 from bathyscope.commands.progress import duration, millions, size
 from bathyscope.config import Config, HardwareConfig
 from bathyscope.models.replicas import ACCELERATE, ReplicaShape
-from bathyscope.stages.harvest import ring_bytes
+from bathyscope.stages.harvest_layout import ring_bytes
 from bathyscope.stages.model import ModelPlan
 
 SHORT_S, LONG_S = 30.0, 120.0

@@ -9,7 +9,8 @@ from pathlib import Path
 from bathyscope.commands.progress import size
 from bathyscope.config import Config
 from bathyscope.errors import DiskSpaceError
-from bathyscope.stages.harvest import lay_out_rows
+from bathyscope.stages.harvest_layout import lay_out_rows
+from bathyscope.stages.inputs import is_of_images
 from bathyscope.stages.model import ModelPlan
 from bathyscope.stages.train import num_latents
 from bathyscope.stores.objects import local_path
@@ -35,18 +36,26 @@ class Estimate:
 def estimate(config: Config, model: ModelPlan) -> Estimate:
     """Bytes that the artifacts of a run take.
 
-    A corpus without a limit on its tokens cannot be estimated; its tokens count as zero.
+    A corpus without a limit cannot be estimated; its tokens, or images, count as zero.
     """
-    tokens = config.data.train_tokens + config.data.held_out_tokens
-    width = dict(zip(config.hooks.points, model.shape.widths, strict=True))[config.hook]
+    data, shape = config.data, model.shape
+    images = is_of_images(config)
+    positions = 1 if images else data.sequence_length
+    items = (data.train_tokens + data.held_out_tokens) / positions
+    if images:
+        items = float(data.train_images + data.held_out_images)
+    place = config.hooks.points.index(config.hook)
+    width, rows = shape.widths[place], int(items * (shape.positions[place] or positions))
     latents = num_latents(config, width)
-    _, layout = lay_out_rows(config, model.shape, tokens // config.data.sequence_length)
+    _, layout = lay_out_rows(config, shape, int(items))
+    per_item = sum(a.row_bytes * (a.rows_per_item or positions) for a in layout.arrays)
     return Estimate(
-        activations=tokens * sum(a.row_bytes for a in layout.arrays),
-        latents=6 * tokens * config.dictionary.k,
+        activations=int(items * per_item),
+        latents=6 * rows * config.dictionary.k,
         dictionary=4 * 2 * latents * width,
         # Corpus arrays, states of describe while it runs, tables and pages.
-        other=13 * tokens + latents * 30_000,
+        other=int(items * (3 * data.image_size**2 if images else 13 * positions))
+        + latents * 30_000,
     )
 
 

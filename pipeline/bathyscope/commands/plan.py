@@ -14,6 +14,7 @@ from bathyscope.config import Config
 from bathyscope.models.families import family_of
 from bathyscope.models.hook_points import layers_needed
 from bathyscope.stages.corpus import facts_for_plan
+from bathyscope.stages.inputs import is_of_images
 from bathyscope.stages.model import ModelPlan, plan_model
 from bathyscope.stages.train import num_latents
 from bathyscope.values import Json
@@ -23,9 +24,16 @@ def lines(config: Config, model: ModelPlan, needed: Estimate) -> list[str]:
     """The plan for a person, one line each."""
     shape = model.shape
     hooks = ", ".join(
-        f"{name} (d {width})" for name, width in zip(config.hooks.points, shape.widths, strict=True)
+        f"{name} (d {width})" if p is None else f"{name} ({p} rows of d {width})"
+        for name, width, p in zip(config.hooks.points, shape.widths, shape.positions, strict=True)
     )
     width = dict(zip(config.hooks.points, shape.widths, strict=True))[config.hook]
+    images = is_of_images(config)
+    items = (
+        f"images of {config.data.image_size} pixels"
+        if images
+        else (f"sequences of {config.data.sequence_length}")
+    )
     layers = layers_needed(shape.hooks)
     end = f"the forward stops after layer {layers[1] - 1}" if layers else "the whole model is run"
     return [
@@ -34,7 +42,7 @@ def lines(config: Config, model: ModelPlan, needed: Estimate) -> list[str]:
         f"{shape.num_layers} layers",
         f"hooks      {hooks}; {end}",
         f"dtype      {model.dtype_name}: {model.dtype_reason}",
-        f"corpus     {facts_for_plan(config.data)}, sequences of {config.data.sequence_length}",
+        f"corpus     {facts_for_plan(config)}, {items}",
         f"dictionary {config.dictionary.name}: {config.dictionary.kind}, "
         f"{num_latents(config, width):,} latents, k {config.dictionary.k}, on {config.hook}",
         f"disk       {size(needed.total)}: {size(needed.activations)} of activations",
@@ -52,7 +60,9 @@ def plan(config: Config) -> Json:
     needed = estimate(config, model)
     told, figures = lines(config, model, needed), {}
     refusal = None
-    if family_of(model.hf) is None:
+    if is_of_images(config):
+        told.append("needs      the whole model: capacities are planned for language models only")
+    elif family_of(model.hf) is None:
         told.append("needs      unknown: the model is in no family, so its blocks are unknown")
     else:
         found = capacity(config, model)

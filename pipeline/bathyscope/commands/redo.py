@@ -52,7 +52,7 @@ def _segment(objects: Objects, name: str | None) -> Segment:
 
 def _restore_metadata(objects: Objects, segment: Segment, say: Callable[[str], None]) -> None:
     for spec in segment.arrays:
-        if metadata_fault(objects, segment.name, spec, capacity=segment.capacity):
+        if metadata_fault(objects, segment.name, spec, capacity=segment.capacity(spec.name)):
             objects.delete(f"{spec.name}/{segment.name}/zarr.json")
             say(f"{spec.name}/{segment.name}/zarr.json: written anew")
     create_segment(objects, segment)

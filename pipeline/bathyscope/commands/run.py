@@ -12,15 +12,18 @@ from bathyscope.commands.memory import PeakMemory
 from bathyscope.commands.plan import lines
 from bathyscope.commands.progress import Screen, duration, size
 from bathyscope.config import Config
+from bathyscope.errors import ConfigError
 from bathyscope.jobs import Driver, open_driver
 from bathyscope.jobs.sink import Sink
 from bathyscope.runs import record as records
 from bathyscope.runs.run import EVALUATIONS, REPORT, Run
 from bathyscope.runs.work import Begun
+from bathyscope.stages.inputs import is_of_images
 from bathyscope.stages.model import describe_model
 from bathyscope.stores.objects import Objects
 from bathyscope.values import Json
 
+_OF_TEXT = ("evaluate", "describe", "report")
 STAGES = ("corpus", "harvest", "train", "encode", "evaluate", "describe", "report")
 
 
@@ -39,6 +42,7 @@ def run(
     `resolved` and `overrides` go into run.json.
     """
     screen = screen or Screen()
+    stages = _that_read(config, stages)
     model = describe_model(config)
     needed = estimate(config, model)
     for line in lines(config, model, needed):
@@ -57,8 +61,26 @@ def run(
             driver.close()
 
 
+def _that_read(config: Config, stages: Sequence[str]) -> list[str]:
+    """The stages that read this corpus. Raises `ConfigError` for one that does not, given alone."""
+    if not is_of_images(config):
+        return list(stages)
+    left = [stage for stage in stages if stage not in _OF_TEXT]
+    if not left:
+        raise ConfigError(
+            f"{', '.join(stages)} reads text only so far, and data.kind is {config.data.kind}. "
+            "Of images there are corpus, harvest, train and encode."
+        )
+    return left
+
+
 def summary(config: Config) -> str:
     """The last lines of a run: figures of the evaluation, the report's path, the next command."""
+    if is_of_images(config):
+        return (
+            f"latents: {config.url.rstrip('/')}/latents.zarr/{config.dictionary.name}\n"
+            "evaluate, describe and report read text only so far; the rows are there for yours."
+        )
     run = Run(config.url)
     name = config.dictionary.name
     e = run.manifest(f"{EVALUATIONS}/{name}").facts

@@ -16,6 +16,10 @@ class Document:
     id: str
     """Unique in its corpus and free of machine paths, e.g. "numpy:numpy/lib/x.py:Name.method"."""
     text: str
+    token_ids: tuple[int, ...] | None = None
+    """Where the source holds ids already; the text is then those ids, as words."""
+    turns: tuple[tuple[str, int], ...] = ()
+    """In a conversation: role, and one past the last character that is its."""
 
     @property
     def digest(self) -> str:

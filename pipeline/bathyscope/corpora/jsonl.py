@@ -6,34 +6,22 @@ called by its path below the folder that all the files share.
 
 from __future__ import annotations
 
-import difflib
-import glob
 import gzip
 import json
 import logging
-import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, cast
 
 from bathyscope.corpora.documents import Document
+from bathyscope.corpora.file_list import CorpusFile, Paths, list_files
 from bathyscope.corpora.rows import row_document
-from bathyscope.errors import ConfigError, CorpusError
+from bathyscope.errors import CorpusError
 
 logger = logging.getLogger(__name__)
 
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-class JsonlFile(NamedTuple):
-    """A file of a JSONL corpus."""
-
-    path: Path
-    name: str
-    """Its path below the folder shared by all files, with forward slashes."""
 
 
 def jsonl(paths: Paths, *, text_key: str = "text", id_key: str | None = None) -> Iterator[Document]:
@@ -52,52 +40,22 @@ def jsonl(paths: Paths, *, text_key: str = "text", id_key: str | None = None) ->
     )
 
 
-def jsonl_files(paths: Paths) -> list[JsonlFile]:
-    """Return the files that paths and globs name, each once, sorted by path."""
-    patterns = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    if not patterns:
-        raise ConfigError("No JSONL path was given. Give at least one file or glob.")
-    found = sorted(
-        {
-            Path(os.path.abspath(path))
-            for pattern in patterns
-            for path in _matches(os.fspath(pattern))
-        }
-    )
-    # abspath keeps symbolic links: what a link points to may have neither its name nor its suffix.
-    shared = os.path.commonpath([path.parent for path in found])
-    return [JsonlFile(path, path.relative_to(shared).as_posix()) for path in found]
+def jsonl_rows(file: CorpusFile) -> Iterator[tuple[int, object]]:
+    """Every line that is not blank, by its number from 1, as what it holds.
+
+    Raises `CorpusError` for a line that is no JSON.
+    """
+    for number, line in _lines(file):
+        if line.strip():
+            yield number, _parsed(line, file, number)
 
 
-def _matches(pattern: str) -> list[Path]:
-    pattern = os.path.expanduser(pattern)
-    # A plain name comes first: it may hold brackets that a glob would read as a set.
-    if os.path.isfile(pattern):
-        return [Path(pattern)]
-    found = [Path(name) for name in glob.glob(pattern, recursive=True) if os.path.isfile(name)]
-    if not found:
-        raise CorpusError(f"No file matches '{pattern}'. {_near(Path(pattern))}")
-    return found
+def jsonl_files(paths: Paths) -> list[CorpusFile]:
+    """The files that paths and globs name, each once, sorted by path."""
+    return list_files(paths, suffixes=(".jsonl", ".jsonl.gz"), kind="JSONL")
 
 
-def _near(pattern: Path) -> str:
-    """Say which files come near a path or glob that matched none."""
-    if pattern.is_dir():
-        return f"It is a folder; give a glob such as '{pattern}/*.jsonl'."
-    folder = pattern.parent
-    if not folder.is_dir():
-        existing = next(each for each in folder.absolute().parents if each.is_dir())
-        return f"There is no folder '{folder}'; what exists of it is '{existing}'."
-    names = sorted(each.name for each in folder.iterdir() if each.is_file())
-    near = difflib.get_close_matches(pattern.name, names, n=5, cutoff=0.5)
-    if not near:
-        near = [name for name in names if name.endswith((".jsonl", ".jsonl.gz"))][:5]
-    if not near:
-        return f"There is no JSONL file in '{folder}'."
-    return f"Near matches in '{folder}': {', '.join(near)}."
-
-
-def _read(file: JsonlFile, *, text_key: str, id_key: str | None) -> Iterator[Document]:
+def _read(file: CorpusFile, *, text_key: str, id_key: str | None) -> Iterator[Document]:
     num_left_out = 0
     for number, line in _lines(file):
         document = None
@@ -114,7 +72,7 @@ def _read(file: JsonlFile, *, text_key: str, id_key: str | None) -> Iterator[Doc
         logger.info("left out %d lines without text of %s", num_left_out, file.name)
 
 
-def _lines(file: JsonlFile) -> Iterator[tuple[int, bytes]]:
+def _lines(file: CorpusFile) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
         with _open(file.path) as lines:
@@ -133,7 +91,7 @@ def _open(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def _parsed(line: bytes, file: JsonlFile, number: int) -> object:
+def _parsed(line: bytes, file: CorpusFile, number: int) -> object:
     try:
         return json.loads(line.rstrip(b"\r\n").decode("utf-8"))
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError

@@ -16,3 +16,16 @@ class Mask(IntFlag):
     """The token is one of the tokenizer's special ids."""
     DOCUMENT_START = 4
     """The first token after a separator."""
+    SYSTEM = 8
+    """What the system says in a conversation, with what the chat template puts before it."""
+    USER = 16
+    ASSISTANT = 32
+    TOOL = 64
+
+
+ROLES = {
+    "system": Mask.SYSTEM,
+    "user": Mask.USER,
+    "assistant": Mask.ASSISTANT,
+    "tool": Mask.TOOL,
+}

@@ -17,4 +17,9 @@ def shuffled(documents: Iterable[Document], seed: int) -> list[Document]:
 
     The whole list is held in memory; the order in which the documents come does not matter.
     """
-    return sorted(documents, key=lambda each: (stable_hash(f"order:{seed}:{each.id}"), each.id))
+    return sorted(documents, key=lambda each: order_key(each.id, seed))
+
+
+def order_key(name: str, seed: int) -> tuple[int, str]:
+    """The place of a name in a seeded order: sort by it."""
+    return stable_hash(f"order:{seed}:{name}"), name

@@ -38,10 +38,23 @@ class PackedSequence:
     """[P] bits of `Mask`."""
 
 
+TokenDocument = tuple[int, TokenIds] | tuple[int, TokenIds, NDArray[np.uint8] | None]
+"""Number, ids and, where they are known, bits of `Mask`."""
+
+
 class _Stream(NamedTuple):
     tokens: NDArray[np.uint32]
     document: NDArray[np.uint32]
     offset: NDArray[np.uint32]
+    bits: NDArray[np.uint8]
+
+    def part(self, start: int, stop: int | None = None) -> _Stream:
+        return _Stream(
+            self.tokens[start:stop],
+            self.document[start:stop],
+            self.offset[start:stop],
+            self.bits[start:stop],
+        )
 
 
 class Packing(Iterator[PackedSequence]):
@@ -53,7 +66,7 @@ class Packing(Iterator[PackedSequence]):
 
     def __init__(
         self,
-        token_documents: Iterable[tuple[int, TokenIds]],
+        token_documents: Iterable[TokenDocument],
         *,
         sequence_length: int,
         separator_id: int,
@@ -76,27 +89,30 @@ class Packing(Iterator[PackedSequence]):
         self.num_sequences += 1
         return sequence
 
-    def _pack(self, token_documents: Iterable[tuple[int, TokenIds]]) -> Iterator[PackedSequence]:
+    def _pack(self, token_documents: Iterable[TokenDocument]) -> Iterator[PackedSequence]:
         waiting: list[_Stream] = []
         num_waiting = 0
-        for document_index, token_ids in token_documents:
+        for document_index, token_ids, *rest in token_documents:
             if len(token_ids) == 0:
                 self.num_empty_documents += 1
                 continue
             self.num_documents += 1
-            waiting.append(_opened(document_index, token_ids, separator_id=self._separator_id))
+            bits = rest[0] if rest else None
+            waiting.append(
+                _opened(document_index, token_ids, bits, separator_id=self._separator_id)
+            )
             num_waiting += len(token_ids) + 1
             if num_waiting >= self._length:
                 stream = _Stream(*map(np.concatenate, zip(*waiting, strict=True)))
                 num_waiting %= self._length
                 cut = len(stream.tokens) - num_waiting
                 yield from (self._sequence(stream, at) for at in range(0, cut, self._length))
-                waiting = [_Stream(*(part[cut:] for part in stream))]
+                waiting = [stream.part(cut)]
         self.num_dropped_tokens = num_waiting
 
     def _sequence(self, stream: _Stream, start: int) -> PackedSequence:
-        tokens, document, offset = (part[start : start + self._length] for part in stream)
-        mask = np.zeros(self._length, dtype=np.uint8)
+        tokens, document, offset, bits = stream.part(start, start + self._length)
+        mask = bits.copy()
         mask[0] |= np.uint8(Mask.FIRST)
         mask[np.isin(tokens, self._special_ids)] |= np.uint8(Mask.SPECIAL)
         mask[offset == 1] |= np.uint8(Mask.DOCUMENT_START)
@@ -104,13 +120,15 @@ class Packing(Iterator[PackedSequence]):
 
 
 def pack(
-    token_documents: Iterable[tuple[int, TokenIds]],
+    token_documents: Iterable[TokenDocument],
     *,
     sequence_length: int,
     separator_id: int,
     special_ids: Collection[int],
 ) -> Packing:
-    """Cut documents of tokens, (document_index, token_ids) each, into sequences of one length.
+    """Cut documents of tokens into sequences of one length.
+
+    Each is (document_index, token_ids), or with a third part: bits of `Mask` of every token.
 
     Streams: at most one document and one sequence are held at a time. The tail that fills no
     sequence is dropped and counted. A separator is marked SPECIAL only if it is in `special_ids`.
@@ -135,7 +153,9 @@ def pack(
     )
 
 
-def _opened(document_index: int, token_ids: TokenIds, *, separator_id: int) -> _Stream:
+def _opened(
+    document_index: int, token_ids: TokenIds, bits: NDArray[np.uint8] | None, *, separator_id: int
+) -> _Stream:
     """Return one document as a stream: its separator, then its tokens."""
     given = np.asarray(token_ids)
     if given.ndim != 1 or given.dtype.kind not in "iu":
@@ -151,8 +171,13 @@ def _opened(document_index: int, token_ids: TokenIds, *, separator_id: int) -> _
     tokens = np.empty(len(given) + 1, dtype=np.uint32)
     tokens[0] = separator_id
     tokens[1:] = given
+    of_tokens = np.zeros(len(tokens), dtype=np.uint8)
+    if bits is not None:
+        assert len(bits) == len(given), (len(bits), len(given))
+        of_tokens[1:] = bits
     return _Stream(
         tokens,
         np.full(len(tokens), document_index, dtype=np.uint32),
         np.arange(len(tokens), dtype=np.uint32),
+        of_tokens,
     )

@@ -9,28 +9,32 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bathyscope.corpora.chat import Message, chat
 from bathyscope.corpora.documentation import documentation, documentation_versions
 from bathyscope.corpora.documents import Document
+from bathyscope.corpora.file_list import CorpusFile
 from bathyscope.corpora.hf import hf_dataset, resolved_revision
 from bathyscope.corpora.jsonl import jsonl, jsonl_files
-from bathyscope.errors import ConfigError
+from bathyscope.corpora.parquet import parquet, parquet_files
+from bathyscope.corpora.tokens_bin import token_files, tokens_bin
+from bathyscope.errors import ConfigError, CorpusError
 
 Record = dict[str, Any]
 Options = Mapping[str, Any]
 
 
 class _Source(NamedTuple):
-    open: Callable[[Options, Path], tuple[Iterable[Document], Record]]
+    open: Callable[[Options, Path, Any], tuple[Iterable[Document], Record]]
     required: frozenset[str]
     defaults: Options
 
 
 def open_source(
-    kind: str, options: Options, cache_folder: str | os.PathLike[str]
+    kind: str, options: Options, cache_folder: str | os.PathLike[str], tokenizer: Any = None
 ) -> tuple[Iterable[Document], Record]:
     """Return the documents of a source and the JSON-ready record that identifies them.
 
@@ -38,10 +42,14 @@ def open_source(
     | --- | --- |
     | documentation | packages, min_chars=200 |
     | jsonl | paths, text_key="text", id_key=None |
+    | parquet | paths, text_key="text", id_key=None |
+    | tokens_bin | paths, token_dtype="uint16", separator_id, vocabulary |
+    | chat | paths, messages_key="messages", id_key=None |
     | hf | name, split, text_key="text", revision=None, config_name=None, streaming=True |
 
     Raises `ConfigError` for an unknown kind or option (with near matches) and for a missing one;
-    the sources raise `CorpusError` and `DependencyError`.
+    the sources raise `CorpusError` and `DependencyError`. `chat` needs the model's tokenizer, whose
+    template it applies.
     """
     if kind not in _SOURCES:
         raise ConfigError(f"There is no text source '{kind}'. {_instead(kind, _SOURCES)}")
@@ -54,10 +62,12 @@ def open_source(
             )
     if missing := sorted(source.required - options.keys()):
         raise ConfigError(f"The text source '{kind}' needs {', '.join(missing)}; set it.")
-    return source.open({**source.defaults, **options}, Path(cache_folder))
+    return source.open({**source.defaults, **options}, Path(cache_folder), tokenizer)
 
 
-def _open_documentation(options: Options, cache_folder: Path) -> tuple[Iterable[Document], Record]:
+def _open_documentation(
+    options: Options, cache_folder: Path, _: Any
+) -> tuple[Iterable[Document], Record]:
     packages, min_chars = options["packages"], options["min_chars"]
     documents = documentation(packages, min_chars=min_chars, cache_folder=cache_folder)
     return documents, {
@@ -67,17 +77,49 @@ def _open_documentation(options: Options, cache_folder: Path) -> tuple[Iterable[
     }
 
 
-def _open_jsonl(options: Options, cache_folder: Path) -> tuple[Iterable[Document], Record]:
-    files = jsonl_files(options["paths"])
+def _open_jsonl(options: Options, _: Path, __: Any) -> tuple[Iterable[Document], Record]:
     keys = {"text_key": options["text_key"], "id_key": options["id_key"]}
-    record = [
-        {"path": file.name, "bytes": file.path.stat().st_size, "digest": _digest(file.path)}
-        for file in files
-    ]
+    record = _record(jsonl_files(options["paths"]))
     return jsonl(options["paths"], **keys), {"kind": "jsonl", "files": record, **keys}
 
 
-def _open_hf(options: Options, cache_folder: Path) -> tuple[Iterable[Document], Record]:
+def _open_parquet(options: Options, _: Path, __: Any) -> tuple[Iterable[Document], Record]:
+    keys = {"text_key": options["text_key"], "id_key": options["id_key"]}
+    record = _record(parquet_files(options["paths"]))
+    return parquet(options["paths"], **keys), {"kind": "parquet", "files": record, **keys}
+
+
+def _open_tokens(options: Options, _: Path, __: Any) -> tuple[Iterable[Document], Record]:
+    settings = {name: options[name] for name in ("token_dtype", "separator_id", "vocabulary")}
+    record = _record(token_files(options["paths"]))
+    dtype = options["token_dtype"]
+    documents = tokens_bin(options["paths"], **settings)
+    return documents, {"kind": "tokens_bin", "files": record, "token_dtype": dtype}
+
+
+def _open_chat(options: Options, _: Path, tokenizer: Any) -> tuple[Iterable[Document], Record]:
+    if not getattr(tokenizer, "chat_template", None):
+        raise CorpusError(
+            "data.kind is chat, but the model's tokenizer has no chat template. Put one beside it "
+            "as chat_template.jinja, or take the text of an instruct model."
+        )
+
+    def render(messages: Sequence[Message]) -> str:
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False))
+
+    keys = {"messages_key": options["messages_key"], "id_key": options["id_key"]}
+    record = _record(jsonl_files(options["paths"]))
+    return chat(options["paths"], render, **keys), {"kind": "chat", "files": record, **keys}
+
+
+def _record(files: Sequence[CorpusFile]) -> list[Record]:
+    return [
+        {"path": file.name, "bytes": file.path.stat().st_size, "digest": _digest(file.path)}
+        for file in files
+    ]
+
+
+def _open_hf(options: Options, cache_folder: Path, _: Any) -> tuple[Iterable[Document], Record]:
     # The commit is asked for first, so that what is recorded is what is read.
     revision = resolved_revision(options["name"], options["revision"])
     documents = hf_dataset(
@@ -95,6 +137,13 @@ def _open_hf(options: Options, cache_folder: Path) -> tuple[Iterable[Document], 
 _SOURCES = {
     "documentation": _Source(_open_documentation, frozenset({"packages"}), {"min_chars": 200}),
     "jsonl": _Source(_open_jsonl, frozenset({"paths"}), {"text_key": "text", "id_key": None}),
+    "parquet": _Source(_open_parquet, frozenset({"paths"}), {"text_key": "text", "id_key": None}),
+    "tokens_bin": _Source(
+        _open_tokens,
+        frozenset({"paths", "separator_id", "vocabulary"}),
+        {"token_dtype": "uint16"},
+    ),
+    "chat": _Source(_open_chat, frozenset({"paths"}), {"messages_key": "messages", "id_key": None}),
     "hf": _Source(
         _open_hf,
         frozenset({"name", "split"}),

@@ -122,15 +122,21 @@ class Capture:
 
 
 def capture_batches(
-    model: nn.Module, points: Sequence[HookPoint | str], batches: Iterable[Tensor]
+    model: nn.Module,
+    points: Sequence[HookPoint | str],
+    batches: Iterable[Tensor],
+    *,
+    keyword: str | None = "input_ids",
 ) -> Iterator[dict[str, Tensor]]:
-    """For each batch of tokens [batch, positions], the tensors at the hook points.
+    """For each batch, the tensors at the hook points. Raises what `Capture` raises.
 
-    Raises what `Capture` raises.
+    `keyword` is how the model takes a batch: tokens as `input_ids`, images as `pixel_values`, or
+    None where it is the first argument.
     """
+    fixed: dict[str, Any] = {"use_cache": False} if keyword == "input_ids" else {}
     with Capture(model, points) as capture_one:
-        for tokens in batches:
-            yield capture_one({"input_ids": tokens, "use_cache": False})
+        for batch in batches:
+            yield capture_one(batch if keyword is None else {keyword: batch, **fixed})
 
 
 def capture(

@@ -30,6 +30,20 @@ RowFilter = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.bool_]]
 _UNITS_REMEMBERED = 256
 
 
+def row_masks(masks: npt.NDArray[np.uint8], per_item: int) -> npt.NDArray[np.uint8]:
+    """Mask bits of rows [items * P], from those of a corpus' positions [items, positions].
+
+    Rows are positions where there are equally many. Rows of an item with one position, an image,
+    have its bits. Any other rows, such as one of a whole sequence, have none.
+    """
+    items, positions = masks.shape
+    if positions == per_item:
+        return masks.reshape(-1)
+    if positions == 1:
+        return np.repeat(masks.reshape(-1), per_item)
+    return np.zeros(items * per_item, dtype=np.uint8)
+
+
 class Rows:
     """One array of a store whose rows follow the items of a corpus.
 
@@ -55,6 +69,11 @@ class Rows:
         """d, the last axis of a row."""
         return self._segments[0].array(self.name).row_shape[-1]
 
+    @property
+    def per_item(self) -> int:
+        """P, rows of an item."""
+        return self._segments[0].per_item(self.name)
+
     def units(self) -> Iterator[tuple[SegmentReader, Unit]]:
         """Every unit that is done."""
         for reader in self.readers:
@@ -70,7 +89,7 @@ class Rows:
         parts = []
         for reader, unit in self._overlapping(start, stop):
             low, high = max(start, unit.start), min(stop, unit.stop)
-            per_item = reader.segment.rows_per_item
+            per_item = self.per_item
             begin, end = (low - unit.start) * per_item, (high - unit.start) * per_item
             rows = reader.read_tensor(self.name, unit, start=begin, stop=end)
             parts.append(rows.view(high - low, per_item, -1))
@@ -85,14 +104,14 @@ class Rows:
         for an item that is not harvested, `IndexError` for a position outside the items.
         """
         items, positions = np.asarray(items), np.asarray(positions)
-        spec, per_item = self._segments[0].array(self.name), self._segments[0].rows_per_item
+        spec, per_item = self._segments[0].array(self.name), self.per_item
         outside = (positions < 0) | (positions >= per_item)
         if outside.any():
             raise IndexError(f"position {positions[outside][0]} of items of {per_item}")
         out = torch.empty(len(items), self.width, dtype=getattr(torch, spec.logical_dtype))
         order = np.lexsort((positions, items))
         for reader, unit, chosen in self._by_unit(items, order):
-            rows = (items[chosen] - unit.start) * reader.segment.rows_per_item + positions[chosen]
+            rows = (items[chosen] - unit.start) * per_item + positions[chosen]
             chunks = rows // reader.segment.array(self.name).chunk_rows
             for group in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(chunks)) + 1):
                 low, high = int(rows[group[0]]), int(rows[group[-1]]) + 1
@@ -102,13 +121,12 @@ class Rows:
 
     def neighbourhood(self, item: int, position: int, *, before: int, after: int) -> Tensor:
         """Rows of one item around a position [n, d]; n is smaller at the ends of the item."""
-        per_item = self._segments[0].rows_per_item
-        places = np.arange(max(position - before, 0), min(position + after + 1, per_item))
+        places = np.arange(max(position - before, 0), min(position + after + 1, self.per_item))
         return self.at(np.full(len(places), item), places)
 
     def masks(self, unit: Unit) -> npt.NDArray[np.uint8]:
         """Mask bits of the rows of a unit [valid]."""
-        return self.corpus.masks(unit.start, unit.stop).reshape(-1)
+        return row_masks(self.corpus.masks(unit.start, unit.stop), self.per_item)
 
     def moments(self, split: str, keep: RowFilter) -> Moments:
         """Sums over the rows of a split that pass the filter, from receipts alone."""

@@ -1,4 +1,4 @@
-"""A corpus, read from `corpus.zarr`: token sequences with documents, offsets and masks."""
+"""A corpus, read from `corpus.zarr`: token sequences or images, with documents and masks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bathyscope.stores.objects import Objects
 from bathyscope.stores.rows import SegmentReader
 from bathyscope.values import Json
 
-TOKENS, DOCUMENT, OFFSET, MASK = "tokens", "document", "offset", "mask"
+TOKENS, DOCUMENT, OFFSET, MASK, IMAGES = "tokens", "document", "offset", "mask", "images"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class SplitRange:
 
 
 class Corpus:
-    """Sequences of fixed length, numbered as items; one segment per split."""
+    """Sequences of one length, or images of one size, numbered as items; a segment per split."""
 
     def __init__(self, objects: Objects, manifest: Manifest) -> None:
         self.objects = objects
@@ -41,8 +41,13 @@ class Corpus:
 
     @property
     def sequence_length(self) -> int:
-        """P, tokens per item."""
+        """P, tokens per item; 1 for images."""
         return int(self.facts["sequence_length"])
+
+    @property
+    def has_images(self) -> bool:
+        """Whether items are images."""
+        return bool(self.facts.get("items") == IMAGES)
 
     @cached_property
     def ranges(self) -> tuple[SplitRange, ...]:
@@ -65,6 +70,10 @@ class Corpus:
     def tokens(self, start: int, stop: int) -> Tensor:
         """Token ids [items, P], int64."""
         return torch.from_numpy(self._read(TOKENS, start, stop).astype(np.int64))
+
+    def images(self, start: int, stop: int) -> Tensor:
+        """Pixels [items, height, width, 3], uint8."""
+        return torch.from_numpy(self._read(IMAGES, start, stop))
 
     def masks(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """Mask bits [items, P]: see `bathyscope.corpora.masks`."""

@@ -45,7 +45,9 @@ class Work:
     @property
     def num_bytes(self) -> int:
         """Disk that the arrays will take."""
-        return sum(a.shard_bytes * (self.segment.capacity // a.shard_rows) for a in self.arrays)
+        return sum(
+            a.shard_bytes * (self.segment.capacity(a.name) // a.shard_rows) for a in self.arrays
+        )
 
 
 @dataclass(frozen=True)

@@ -1,251 +1,52 @@
-"""corpus: text becomes token sequences, deduplicated and split before anything else sees it.
+"""corpus: what a model is shown, split before anything else sees it: token sequences or images.
 
-Documents are taken in a seeded order, dropped when they repeat others, given to train or held
-out by a hash of their text, tokenised and packed. One unit: whether a document repeats others
-depends on all before it. Each split is a segment of `corpus.zarr`. What is held in memory is the
-table of documents, the hashes of their 13-grams and, with `data.shuffle`, their texts.
+One unit: whether a document repeats others depends on all before it. Each split is a segment of
+`corpus.zarr`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
-import pyarrow as pa
-
-from bathyscope.config import Config, DataConfig
-from bathyscope.corpora.deduplicate import Deduplicator
-from bathyscope.corpora.documents import Document
-from bathyscope.corpora.order import shuffled
-from bathyscope.corpora.sources import open_source
-from bathyscope.corpora.split import Split, split_of
-from bathyscope.errors import CorpusError
-from bathyscope.models.tokenizers import (
-    load_tokenizer,
-    separator_id,
-    special_ids,
-    tokenizer_digest,
-)
-from bathyscope.runs.run import CORPUS
-from bathyscope.runs.tables import to_parquet
+from bathyscope.config import Config
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
-from bathyscope.stages.inputs import cache_folder, model_folder, source_options
-from bathyscope.stages.sequences import Packing, SplitWriter, TokenDocument, write_sequences
+from bathyscope.stages import image_corpus, text_corpus
+from bathyscope.stages.inputs import is_of_images
 from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.stores.manifests import Segment
-from bathyscope.stores.objects import Objects
-from bathyscope.values import HELD_OUT, SPLITS, TRAIN, Json, Receipt, Unit, UnitPlan
-
-NAME = "corpus"
-SEMANTICS = 1
-_SPLITS = {Split.TRAIN: TRAIN, Split.HELD_OUT: HELD_OUT}
-_BATCH = 64
-
-
-@dataclass
-class Context:
-    """What the unit needs."""
-
-    config: Config
-    work: Work
-    objects: Objects
-    tokenizer: Any
-
-
-@dataclass
-class Taken:
-    """Documents that were kept, and how far each split is filled."""
-
-    names: list[str] = field(default_factory=list)
-    splits: list[str] = field(default_factory=list)
-    num_tokens: list[int] = field(default_factory=list)
-    digests: list[str] = field(default_factory=list)
-    tokens: dict[str, int] = field(default_factory=lambda: {TRAIN: 0, HELD_OUT: 0})
-    duplicates: int = 0
-    seen: int = 0
-
-    def add(self, document: Document, split: str, num_tokens: int) -> int:
-        """Note a document and return its number. Its separator counts as a token."""
-        self.names.append(document.id)
-        self.splits.append(split)
-        self.num_tokens.append(num_tokens)
-        self.digests.append(document.digest)
-        self.tokens[split] += num_tokens + 1
-        return len(self.names) - 1
+from bathyscope.values import Json, Receipt, Unit
 
 
 def units(config: Config) -> Work:
-    """One unit, identified by the source's versions, the tokenizer and the packing settings."""
-    folder = model_folder(config)
-    _, source = open_source(config.data.kind, source_options(config), cache_folder(config))
-    data = config.data
-    identity: Json = {
-        "stage": NAME,
-        "semantics": SEMANTICS,
-        "source": source,
-        "tokenizer": tokenizer_digest(folder),
-        "sequence_length": data.sequence_length,
-        "train_tokens": data.train_tokens,
-        "held_out_tokens": data.held_out_tokens,
-        "held_out_share": data.held_out_share,
-        "seed": data.seed,
-        "shuffle": data.shuffle,
-    }
-    return Work(NAME, CORPUS, identity, UnitPlan((("all", 0, 1),), 1), unit_name="passes")
+    """One unit, identified by the source and by everything that decides the items."""
+    return _of(config).units(config)
 
 
-def open(config: Config, work: Work) -> Context:
-    """The tokenizer and the store."""
-    tokenizer = load_tokenizer(model_folder(config))
-    return Context(config, work, Objects(config.url).at(CORPUS), tokenizer)
+def open(config: Config, work: Work) -> Any:
+    """What the unit needs."""
+    return _of(config).open(config, work)
 
 
-def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
-    """Read, deduplicate, split, tokenise, pack and write all sequences."""
-    data = context.config.data
-    name = context.work.segment.name
-    taken = Taken()
-    writers = {split: _writer(context, f"{name}-{split}", split, guard) for split in SPLITS}
-    packing = Packing(
-        data.sequence_length, separator_id(context.tokenizer), special_ids(context.tokenizer)
-    )
-    write_sequences(_tokenised(context, taken, guard), writers, packing)
-    for split, writer in writers.items():
-        _check_enough(writer.num_items, taken, split, data)
-    segments = []
-    first = 0
-    for split, writer in writers.items():
-        segments.append(writer.close(split, first).to_dict())
-        first += writer.num_items
-    key = f"documents/{name}.parquet"
-    context.objects.put(key, _documents_table(taken))
-    figures = {
-        "documents_key": key,
-        "documents": len(taken.names),
-        "documents_read": taken.seen,
-        "duplicates": taken.duplicates,
-        "segments": segments,
-        "train_tokens": writers[TRAIN].num_items * data.sequence_length,
-        "held_out_tokens": writers[HELD_OUT].num_items * data.sequence_length,
-    }
-    return Outcome(valid=first, figures=figures)
+def run(unit: Unit, context: Any, guard: Guard) -> Outcome:
+    """Read, deduplicate, split, cut and write everything."""
+    return _of(context.config).run(unit, context, guard)
 
 
 def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
     """Publish the two segments that the unit wrote."""
     figures = dict(receipts[0].figures)
     segments = tuple(Segment.from_dict(s) for s in figures.pop("segments"))
-    facts = {
-        **figures,
-        "sequence_length": config.data.sequence_length,
-        "policy": (
-            "Documents are concatenated, each opened by one separator token; no other BOS is "
-            "added; attention crosses packed documents."
-        ),
-    }
+    facts = {**figures, **_of(config).facts(config)}
     publish(begun, facts, segments=segments)
     return facts
 
 
-def _tokenised(context: Context, taken: Taken, guard: Guard) -> Iterator[TokenDocument]:
-    """The documents that are kept, until both splits have their tokens."""
-    data = context.config.data
-    wanted = {TRAIN: data.train_tokens, HELD_OUT: data.held_out_tokens}
-    for batch in _batches(_kept(context, taken, wanted)):
-        texts = [document.text for _, document in batch]
-        encoded = context.tokenizer(texts, add_special_tokens=False).input_ids
-        for (split, document), ids in zip(batch, encoded, strict=True):
-            if not _full(taken, wanted, split):
-                yield TokenDocument(split, taken.add(document, split, len(ids)), ids)
-        guard.check()
-        guard.progress(_filled(taken, wanted), f"{sum(taken.tokens.values()):,} tokens")
-        if all(_full(taken, wanted, split) for split in wanted):
-            return
+def facts_for_plan(config: Config) -> str:
+    """One line for the plan: what, and how much of it."""
+    return _of(config).facts_for_plan(config)
 
 
-def _kept(
-    context: Context, taken: Taken, wanted: Mapping[str, int]
-) -> Iterator[tuple[str, Document]]:
-    data = context.config.data
-    options, cache = source_options(context.config), cache_folder(context.config)
-    documents, _ = open_source(data.kind, options, cache)
-    deduplicator = Deduplicator()
-    for document in shuffled(documents, data.seed) if data.shuffle else documents:
-        taken.seen += 1
-        number = split_of(document.digest, held_out_share=data.held_out_share, seed=data.seed)
-        split = _SPLITS[number]
-        if _full(taken, wanted, split):
-            continue
-        if deduplicator.is_duplicate(document.text):
-            taken.duplicates += 1
-            continue
-        yield split, document
-
-
-def _batches(
-    documents: Iterator[tuple[str, Document]],
-) -> Iterator[list[tuple[str, Document]]]:
-    batch: list[tuple[str, Document]] = []
-    for document in documents:
-        batch.append(document)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _full(taken: Taken, wanted: Mapping[str, int], split: str) -> bool:
-    return bool(wanted[split]) and taken.tokens[split] >= wanted[split]
-
-
-def _filled(taken: Taken, wanted: Mapping[str, int]) -> float:
-    shares = [min(taken.tokens[s] / wanted[s], 1.0) for s in wanted if wanted[s]]
-    return min(shares, default=0.0)
-
-
-def _writer(context: Context, name: str, split: str, guard: Guard) -> SplitWriter:
-    data = context.config.data
-    wanted = data.train_tokens if split == TRAIN else data.held_out_tokens
-    return SplitWriter(
-        context.objects,
-        name,
-        length=data.sequence_length,
-        # Without a limit the number of items is unknown: then units have their full size.
-        expected_items=wanted // data.sequence_length if wanted else 2**62,
-        store=context.config.store,
-        check=guard.check,
-    )
-
-
-def _check_enough(num_items: int, taken: Taken, split: str, data: DataConfig) -> None:
-    if num_items == 0:
-        raise CorpusError(
-            f"The {split.replace('_', '-')} documents hold {taken.tokens[split]} tokens, less than "
-            f"one sequence of {data.sequence_length}. Give more text, a shorter "
-            "data.sequence_length, or another data.held_out_share."
-        )
-
-
-def _documents_table(taken: Taken) -> bytes:
-    table = pa.table(
-        {
-            "name": taken.names,
-            "split": taken.splits,
-            "num_tokens": taken.num_tokens,
-            "digest": taken.digests,
-        }
-    )
-    return to_parquet(table)
-
-
-def facts_for_plan(data: DataConfig) -> str:
-    """One line for the plan: what text, how many tokens."""
-    what = {
-        "documentation": ", ".join(data.packages),
-        "jsonl": ", ".join(data.paths),
-        "hf": str(data.dataset),
-    }[data.kind]
-    return f"{data.kind} ({what}), {data.train_tokens or 'all':,} training tokens"
+def _of(config: Config) -> Any:
+    return image_corpus if is_of_images(config) else text_corpus

@@ -52,7 +52,7 @@ def units(config: Config) -> Work:
         Column("values", (k,), "uint16", "bfloat16"),
         Column("indices", (k,), "uint32", "uint32"),
     ]
-    rows_per_unit = source.plan.items_per_unit * source.rows_per_item
+    rows_per_unit = source.plan.items_per_unit * rows.per_item
     layout = lay_out(columns, unit_rows=rows_per_unit, store=config.store)
     identity: Json = {
         "stage": NAME,
@@ -69,7 +69,7 @@ def units(config: Config) -> Work:
         f"{LATENTS}/{name}",
         identity,
         plan,
-        source.rows_per_item,
+        rows.per_item,
         layout.arrays,
         layout.rows_per_unit,
         {"num_latents": int(trained.facts["num_latents"]), "k": k},

@@ -1,6 +1,6 @@
 """harvest: runs the model over the corpus and stores activations of the hook points.
 
-Each unit is a fixed range of sequences, computed in batches of one fixed shape; the last batch
+Each unit is a fixed range of items, computed in batches of one fixed shape; the last batch
 is padded and trimmed, so that the bytes do not depend on what else is in the unit. The forward
 stops at the last hook point, and the layers after it are never loaded. One thread launches the
 batches and waits for nothing; rows go into a ring of host memory, and threads write full shards.
@@ -10,38 +10,43 @@ Moments are those of the rows before `store.codec` makes them smaller.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from bathyscope.config import Config
 from bathyscope.errors import BathyscopeError
 from bathyscope.models.capture import capture_batches
-from bathyscope.models.load import LoadedModel
-from bathyscope.models.shapes import ModelShape
+from bathyscope.models.row_rules import rows_of
+from bathyscope.runs.activations import row_masks
 from bathyscope.runs.corpus import Corpus
 from bathyscope.runs.identity import digest
 from bathyscope.runs.run import ACTIVATIONS, Run
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
-from bathyscope.stages.layout import Column, Layout, items_per_unit, lay_out
-from bathyscope.stages.model import describe_model, load_for_hooks, load_share
+from bathyscope.stages.batches import ImageBatches, TokenBatches
+from bathyscope.stages.harvest_layout import identity_of_some, lay_out_rows, ring_bytes
+from bathyscope.stages.model import (
+    describe_model,
+    input_keyword,
+    load_for_hooks,
+    load_share,
+)
 from bathyscope.stages.model_check import check_model, check_tokenizer
 from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.stages.turns import Turns
 from bathyscope.stores.chunks import MASK_CLASSES
-from bathyscope.stores.codecs import NONE
 from bathyscope.stores.filling import Filling
 from bathyscope.stores.manifests import Segment
 from bathyscope.stores.moments import classes_by_chunk
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.ring import Ring
-from bathyscope.stores.shards import ArraySpec
 from bathyscope.stores.stored_receipts import StoredReceipts
 from bathyscope.values import Json, Unit, UnitPlan
 
@@ -53,6 +58,7 @@ PARTS = True
 _IN_FLIGHT = 4
 
 
+Batches = Callable[[Unit], Iterator[Tensor]]
 Captures = Callable[[Iterable[Tensor]], Iterator[dict[str, Tensor]]]
 
 
@@ -61,9 +67,12 @@ class Context:
     """A loaded model and the store that it fills."""
 
     corpus: Corpus
-    model: LoadedModel
+    device: torch.device
+    """Where the model starts."""
+    batches: Batches
+    """The batches of a unit, as the model takes them."""
     captures: Captures
-    """Batches of tokens -> the tensors at the hook points, batch by batch."""
+    """Batches -> the tensors at the hook points, batch by batch."""
     names: list[str]
     """Hook points of this process: all of them, or those in its part of the model."""
     segment: Segment
@@ -73,6 +82,8 @@ class Context:
     ring: Ring
     """Host memory between the model and the disk."""
     writers: ThreadPoolExecutor
+    channels_last: frozenset[str] = frozenset()
+    """Hook points that give maps with channels last."""
     turns: Turns = field(default_factory=Turns)
     """One unit computes at a time, while the one before it is still written."""
 
@@ -81,8 +92,8 @@ def units(config: Config) -> Work:
     """Units over the items of the corpus, each split apart."""
     corpus = Run(config.url).corpus
     model = describe_model(config)
-    check_tokenizer(model.folder, corpus.identity)
-    per_item = corpus.sequence_length
+    if not corpus.has_images:
+        check_tokenizer(model.folder, corpus.identity)
     per_unit, layout = lay_out_rows(config, model.shape, corpus.num_items)
     identity: Json = {
         "stage": NAME,
@@ -97,10 +108,10 @@ def units(config: Config) -> Work:
         "chunk_rows": [a.chunk_rows for a in layout.arrays],
         "shard_rows": [a.shard_rows for a in layout.arrays],
     }
-    if config.store.codec != NONE:
-        identity["codec"] = config.store.codec
+    identity |= identity_of_some(config, model, corpus)
     plan = UnitPlan(tuple((r.split, r.start, r.stop) for r in corpus.ranges), per_unit)
     facts = {"model": model.name, "dtype": model.dtype_name, "dtype_reason": model.dtype_reason}
+    per_item = corpus.sequence_length
     return Work(
         NAME, ACTIVATIONS, identity, plan, per_item, layout.arrays, layout.rows_per_unit, facts
     )
@@ -117,29 +128,33 @@ def open(config: Config, work: Work, part: tuple[int, int] | None = None) -> Con
     captures: Captures
     if part is None:
         model, hooks = load_for_hooks(config, facts)
-        captures = partial(capture_batches, model.model, hooks)
+        keyword = input_keyword(config, facts)
+        captures = partial(capture_batches, model.model, hooks, keyword=keyword)
     else:
         share = load_share(config, facts, *part)
         model, hooks, captures = share.loaded, share.points, share.run
     names = [hook.name for hook in hooks]
     arrays = [spec for spec in work.segment.arrays if spec.name in names]
+    corpus, device = Run(config.url).corpus, model.input_device
     return Context(
-        corpus=Run(config.url).corpus,
-        model=model,
+        corpus=corpus,
+        device=device,
+        batches=_batches(config, corpus, facts.dtype, device),
         captures=captures,
         names=names,
         segment=work.segment,
         objects=Objects(config.url).at(ACTIVATIONS),
         batch_items=config.hooks.batch_items,
         fsync=config.store.fsync,
-        ring=Ring(ring_bytes(config, arrays), pinned=model.input_device.type == "cuda"),
+        ring=Ring(ring_bytes(config, arrays), pinned=device.type == "cuda"),
         writers=writer_threads(config.hooks.writers),
+        channels_last=frozenset(config.hooks.channels_last),
     )
 
 
 def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     """Forward every batch of the unit while its shards are written."""
-    masks = context.corpus.masks(unit.start, unit.stop).reshape(-1)
+    masks = _masks(unit, context)
     filling = Filling(
         context.objects,
         context.segment,
@@ -162,15 +177,10 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
         filling.abandon()
         raise
     return Outcome(
-        valid=len(masks),
+        valid=unit.num_items * context.segment.rows_per_item,
         shards=filled.shards,
         moments=filled.moments,
-        figures={
-            MASK_CLASSES: [
-                classes_by_chunk(masks, rows)
-                for rows in sorted({a.chunk_rows for a in context.segment.arrays})
-            ]
-        },
+        figures={MASK_CLASSES: _classes(context.segment, masks)},
     )
 
 
@@ -188,32 +198,27 @@ def finish(config: Config, begun: Begun, receipts: StoredReceipts) -> Json:
     return facts
 
 
-def lay_out_rows(config: Config, shape: ModelShape, num_items: int) -> tuple[int, Layout]:
-    """Items of a unit, and the arrays of the hook points."""
-    per_item = config.data.sequence_length
-    per_unit = items_per_unit(
-        num_items,
-        rows_per_item=per_item,
-        batch_items=config.hooks.batch_items,
-        store=config.store,
-    )
-    columns = [
-        Column(hook.name, (width,), "uint16", "bfloat16", config.store.codec)
-        for hook, width in zip(shape.hooks, shape.widths, strict=True)
-    ]
-    return per_unit, lay_out(columns, unit_rows=per_unit * per_item, store=config.store)
-
-
-def ring_bytes(config: Config, arrays: Sequence[ArraySpec]) -> int:
-    """Host memory for rows on their way: as set, or two shards of bfloat16 per hook point."""
-    rows = [spec for spec in arrays if spec.scales_of is None]
-    shards = sum(spec.shard_rows * 2 * int(np.prod(spec.row_shape)) for spec in rows)
-    return config.hooks.ring_bytes or 2 * shards
-
-
 def writer_threads(count: int) -> ThreadPoolExecutor:
     """Threads that sum, hash and write full shards. Each computes with one thread of its own."""
     return ThreadPoolExecutor(count, "writer", initializer=torch.set_num_threads, initargs=(1,))
+
+
+def _masks(unit: Unit, context: Context) -> dict[str, npt.NDArray[np.uint8]]:
+    """Mask bits of the rows of every array of the segment, also of other processes."""
+    of_corpus = context.corpus.masks(unit.start, unit.stop)
+    segment = context.segment
+    by_p = {p: row_masks(of_corpus, p) for p in {segment.per_item(a.name) for a in segment.arrays}}
+    return {a.name: by_p[segment.per_item(a.name)] for a in segment.arrays}
+
+
+def _classes(segment: Segment, masks: Mapping[str, npt.NDArray[np.uint8]]) -> list[Json]:
+    """Mask classes by chunk, for every size of chunks and every P that there is."""
+    kinds = {(a.chunk_rows, a.rows_per_item): a.name for a in segment.arrays}
+    found = []
+    for (chunk_rows, per_item), name in sorted(kinds.items()):
+        classes = classes_by_chunk(masks[name], chunk_rows)
+        found.append({**classes, "rows_per_item": per_item} if per_item else classes)
+    return found
 
 
 def _forward(
@@ -223,34 +228,33 @@ def _forward(
 
     They hold other parts of the model and wait for the batches that are left.
     """
-    tokens = context.corpus.tokens(unit.start, unit.stop)
-    count = -(-len(tokens) // context.batch_items)
-    left = len(tokens)
+    count = -(-unit.num_items // context.batch_items)
+    left = unit.num_items
     failed: BathyscopeError | None = None
     in_flight: deque[torch.cuda.Event] = deque()
-    for number, captured in enumerate(context.captures(_batches(tokens, context))):
+    for number, captured in enumerate(context.captures(context.batches(unit))):
         try:
             for name, activations in captured.items() if failed is None else ():
-                filling.add(name, activations[: min(left, context.batch_items)].flatten(0, 1))
+                last = name in context.channels_last
+                rows = rows_of(name, activations, context.batch_items, channels_last=last)
+                filling.add(name, rows[: min(left, context.batch_items)].flatten(0, 1))
             guard.progress((number + 1) / count)
         except BathyscopeError as error:
             if guard.turn is None:
                 raise
             failed = error
         left -= context.batch_items
-        if captured and context.model.input_device.type == "cuda":
+        if captured and context.device.type == "cuda":
             _bound(in_flight, captured)
     return failed
 
 
-def _batches(tokens: Tensor, context: Context) -> Iterator[Tensor]:
-    device = context.model.input_device
-    for part in tokens.split(context.batch_items):
-        inputs = _padded(part, context.batch_items)
-        if device.type == "cuda":
-            # From pageable memory the copy would wait for the GPU.
-            inputs = inputs.pin_memory().to(device, non_blocking=True)
-        yield inputs
+def _batches(config: Config, corpus: Corpus, dtype: torch.dtype, device: torch.device) -> Batches:
+    count = config.hooks.batch_items
+    if not corpus.has_images:
+        return TokenBatches(corpus, count, device).of
+    mean, deviation = config.model.image_mean, config.model.image_std
+    return ImageBatches(corpus, count, device, dtype=dtype, mean=mean, deviation=deviation).of
 
 
 def _bound(in_flight: deque[torch.cuda.Event], captured: dict[str, Tensor]) -> None:
@@ -259,8 +263,3 @@ def _bound(in_flight: deque[torch.cuda.Event], captured: dict[str, Tensor]) -> N
     in_flight.append(torch.cuda.current_stream(last.device).record_event())
     if len(in_flight) > _IN_FLIGHT:
         in_flight.popleft().synchronize()
-
-
-def _padded(tokens: Tensor, batch_items: int) -> Tensor:
-    missing = batch_items - len(tokens)
-    return torch.cat([tokens, tokens.new_zeros(missing, tokens.shape[1])]) if missing else tokens

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bathyscope.config import Config
+from bathyscope.corpora.images import IMAGE_KINDS
 from bathyscope.models.sources import local_folder
 
 
@@ -22,6 +23,11 @@ def cache_folder(config: Config) -> Path:
     return folder
 
 
+def is_of_images(config: Config) -> bool:
+    """Whether the corpus is one of pictures."""
+    return config.data.kind in IMAGE_KINDS
+
+
 def model_folder(config: Config) -> Path:
     """The local folder of the model, converted or downloaded if need be."""
     model = config.model
@@ -35,8 +41,13 @@ def source_options(config: Config) -> dict[str, Any]:
     data = config.data
     if data.kind == "documentation":
         return {"packages": list(data.packages), "min_chars": data.min_chars}
-    if data.kind == "jsonl":
-        return {"paths": list(data.paths), "text_key": data.text_key, "id_key": data.id_key}
+    paths = list(data.paths)
+    if data.kind in ("jsonl", "parquet"):
+        return {"paths": paths, "text_key": data.text_key, "id_key": data.id_key}
+    if data.kind == "chat":
+        return {"paths": paths, "messages_key": data.messages_key, "id_key": data.id_key}
+    if data.kind == "tokens_bin":
+        return {"paths": paths, "token_dtype": data.token_dtype}
     return {
         "name": data.dataset,
         "config_name": data.dataset_config,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError
@@ -14,11 +15,12 @@ from bathyscope.models.architectures import check_architecture, config_of
 from bathyscope.models.footprint import footprint
 from bathyscope.models.hook_points import HookPoint, layers_needed
 from bathyscope.models.load import LoadedModel, load_model, model_digest, read_config
+from bathyscope.models.modules import empty_module, load_module, module_digest, weights_path
 from bathyscope.models.pipeline import PipelineStage, stage_blocks
 from bathyscope.models.precision import default_device_kind, resolve_dtype
 from bathyscope.models.shapes import ModelShape, model_shape
 from bathyscope.models.sources import SMOLLM2_NAME
-from bathyscope.stages.inputs import cache_folder, model_folder
+from bathyscope.stages.inputs import cache_folder, is_of_images, model_folder
 from bathyscope.values import Json
 
 
@@ -28,7 +30,7 @@ class ModelPlan:
 
     name: str
     hf: Any
-    """Its Hugging Face config."""
+    """Its Hugging Face config; None for a module that has none."""
     shape: ModelShape
     dtype: torch.dtype
     dtype_reason: str
@@ -51,6 +53,8 @@ class ModelFacts(ModelPlan):
 
     def digest(self, config: Config) -> Json:
         """What identifies the weights and the config."""
+        if config.model.kind == "module":
+            return dict(module_digest(*_module(config), str(config.model.weights)))
         return dict(model_digest(self.folder, cache_folder=cache_folder(config)))
 
 
@@ -60,6 +64,11 @@ def describe_model(config: Config) -> ModelFacts:
     Raises `HookPointError` with near matches for a name that fits nothing, and `ConfigError`
     for sequences longer than the model's context.
     """
+    if config.model.kind == "module":
+        factory, arguments = _module(config)
+        weights = weights_path(str(config.model.weights))
+        empty = empty_module(factory, arguments)
+        return ModelFacts(*_described(config, empty, factory.partition(":")[2]), folder=weights)
     folder = model_folder(config)
     hf = read_config(folder)
     check_architecture(hf, config.model.architecture)
@@ -82,7 +91,14 @@ def plan_model(config: Config) -> ModelPlan:
 
 
 def load_for_hooks(config: Config, facts: ModelFacts) -> tuple[LoadedModel, list[HookPoint]]:
-    """The model up to its last hook point, without head, and the hook points in it."""
+    """The model up to its last hook point, without head, and the hook points in it.
+
+    A module is loaded whole; its forward ends at the last hook point.
+    """
+    if config.model.kind == "module":
+        weights, device = str(config.model.weights), config.model.device_map
+        loaded = load_module(*_module(config), weights, dtype=facts.dtype, device=device)
+        return loaded, facts.shape.hooks
     layers = layers_needed(facts.shape.hooks)
     return _load(config, facts, layers=layers, head=layers is None), facts.shape.hooks
 
@@ -134,19 +150,43 @@ def _load(
     )
 
 
+def input_keyword(config: Config, facts: ModelPlan) -> str | None:
+    """How the model takes a batch: see `capture_batches`."""
+    if not is_of_images(config):
+        return "input_ids"
+    return None if facts.hf is None else "pixel_values"
+
+
+def _module(config: Config) -> tuple[str, dict[str, Any]]:
+    return str(config.model.factory), dict(config.model.arguments)
+
+
 def _described(
-    config: Config, hf: Any, name: str, *, gpus: int | None = None
+    config: Config, model: Any, name: str, *, gpus: int | None = None
 ) -> tuple[str, Any, ModelShape, torch.dtype, str]:
-    """The fields of a `ModelPlan`."""
-    shape = model_shape(hf, config.hooks.points)
+    """The fields of a `ModelPlan`, of a Hugging Face config or a module without data."""
+    images = is_of_images(config)
+    shape = model_shape(
+        model,
+        config.hooks.points,
+        image_size=config.data.image_size if images else None,
+        channels_last=config.hooks.channels_last,
+    )
+    hf = None if isinstance(model, nn.Module) else model
+    if images:
+        dtype, reason = _dtype(config, gpus)
+        return name, hf, shape, dtype, reason
     if shape.context_length is not None and config.data.sequence_length > shape.context_length:
         raise ConfigError(
             f"data.sequence_length is {config.data.sequence_length}, but the model was made for "
             f"at most {shape.context_length} tokens. Choose a shorter one."
         )
-    kind = "cuda" if gpus else default_device_kind()
-    dtype, reason = resolve_dtype(config.model.dtype, kind)
+    dtype, reason = _dtype(config, gpus)
     return name, hf, shape, dtype, reason
+
+
+def _dtype(config: Config, gpus: int | None) -> tuple[torch.dtype, str]:
+    return resolve_dtype(config.model.dtype, "cuda" if gpus else default_device_kind())
 
 
 def _name(config: Config, folder: Path) -> str:

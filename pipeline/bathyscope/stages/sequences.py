@@ -1,29 +1,24 @@
 """From a stream of tokenised documents to the segments of a corpus, holding little of it.
 
-Documents of both splits come in one stream and are dealt to a queue each; each split is packed and
-written in units of a fixed number of sequences as they fill.
+Documents of both splits come in one stream and are dealt to a queue each; each split is packed, and
+written as it fills.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from bathyscope.config import StoreConfig
+from bathyscope.corpora import packing
 from bathyscope.corpora.packing import PackedSequence, pack
 from bathyscope.runs.corpus import DOCUMENT, MASK, OFFSET, TOKENS
-from bathyscope.stages.layout import Column, lay_out
-from bathyscope.stores.manifests import Segment
-from bathyscope.stores.objects import Objects
-from bathyscope.stores.receipts import Receipts
-from bathyscope.stores.units import create_segment, write_unit
-from bathyscope.values import HELD_OUT, SPLITS, TRAIN, Receipt, Unit, UnitPlan
-
-_MOST_ITEMS_PER_UNIT = 32768
+from bathyscope.stages.items import ItemWriter
+from bathyscope.stages.layout import Column
+from bathyscope.values import HELD_OUT, SPLITS, TRAIN
 
 
 class TokenDocument(NamedTuple):
@@ -32,7 +27,9 @@ class TokenDocument(NamedTuple):
     split: str
     number: int
     """Its place in the documents table."""
-    ids: list[int]
+    ids: Sequence[int]
+    bits: npt.NDArray[np.uint8] | None = None
+    """Bits of `Mask` that the source knows of every token."""
 
 
 class Packing(NamedTuple):
@@ -51,13 +48,13 @@ class Dealt:
         self._queues: dict[str, deque[TokenDocument]] = {split: deque() for split in SPLITS}
         self.waiting_tokens = dict.fromkeys(SPLITS, 0)
 
-    def documents(self, split: str) -> Iterator[tuple[int, list[int]]]:
+    def documents(self, split: str) -> Iterator[packing.TokenDocument]:
         """The documents of one split, in the order in which they come."""
         queue = self._queues[split]
         while queue or self._pull(split):
             document = queue.popleft()
             self.waiting_tokens[split] -= len(document.ids) + 1
-            yield document.number, document.ids
+            yield document.number, document.ids, document.bits
 
     def _pull(self, split: str) -> bool:
         """Read on until a document of the split has come; False at the end."""
@@ -69,82 +66,33 @@ class Dealt:
         return False
 
 
-class SplitWriter:
-    """Writes the sequences of one split, a unit as soon as it is full."""
-
-    def __init__(
-        self,
-        objects: Objects,
-        name: str,
-        *,
-        length: int,
-        expected_items: int,
-        store: StoreConfig,
-        check: Callable[[], None],
-    ) -> None:
-        self._objects = objects
-        self._check = check
-        self._fsync = store.fsync
-        self._waiting: list[PackedSequence] = []
-        self._items_per_unit = min(max(expected_items, 1), _MOST_ITEMS_PER_UNIT)
-        columns = [Column(n, (length,), "uint32", "uint32") for n in (TOKENS, DOCUMENT, OFFSET)]
-        columns.append(Column(MASK, (length,), "uint8", "uint8"))
-        arrays, rows = lay_out(columns, unit_rows=self._items_per_unit, store=store)
-        # The number of items is known at the end; shard keys do not depend on it.
-        self._segment = Segment(name, UnitPlan((), self._items_per_unit), 1, arrays, rows)
-        self.num_items = 0
-
-    def add(self, sequence: PackedSequence) -> None:
-        """Take one sequence."""
-        self._waiting.append(sequence)
-        if len(self._waiting) == self._items_per_unit:
-            self._flush()
-
-    def close(self, split: str, first_item: int) -> Segment:
-        """Write what is left and the arrays' metadata; return the finished segment."""
-        if self._waiting:
-            self._flush()
-        plan = UnitPlan(((split, first_item, first_item + self.num_items),), self._items_per_unit)
-        segment = self._segment
-        finished = Segment(segment.name, plan, 1, segment.arrays, segment.rows_per_unit)
-        create_segment(self._objects, finished)
-        return finished
-
-    def _flush(self) -> None:
-        rows: dict[str, npt.NDArray[Any]] = {
-            TOKENS: np.stack([s.tokens for s in self._waiting]),
-            DOCUMENT: np.stack([s.document for s in self._waiting]),
-            OFFSET: np.stack([s.offset for s in self._waiting]),
-            MASK: np.stack([s.mask for s in self._waiting]),
-        }
-        count = len(self._waiting)
-        unit = Unit(self.num_items // self._items_per_unit, self.num_items, self.num_items + count)
-        shards = write_unit(
-            self._objects,
-            self._segment,
-            unit=unit,
-            rows=rows,
-            check=self._check,
-            fsync=self._fsync,
-        )
-        receipt = Receipt(unit=unit.index, term=0, valid=count, shards=shards)
-        Receipts(self._objects, self._segment.name).create(receipt)
-        self.num_items += count
-        self._waiting = []
+def sequence_columns(length: int) -> list[Column]:
+    """The arrays of a corpus of sequences of so many tokens."""
+    columns = [Column(n, (length,), "uint32", "uint32") for n in (TOKENS, DOCUMENT, OFFSET)]
+    return [*columns, Column(MASK, (length,), "uint8", "uint8")]
 
 
 def write_sequences(
-    documents: Iterator[TokenDocument], writers: Mapping[str, SplitWriter], packing: Packing
+    documents: Iterator[TokenDocument], writers: Mapping[str, ItemWriter], settings: Packing
 ) -> None:
     """Pack both splits and write them.
 
     Held-out documents are packed whenever they make a sequence, so that neither queue grows.
     """
     dealt = Dealt(documents)
-    packed = {split: pack(dealt.documents(split), **packing._asdict()) for split in SPLITS}
+    packed = {split: pack(dealt.documents(split), **settings._asdict()) for split in SPLITS}
     for sequence in packed[TRAIN]:
-        writers[TRAIN].add(sequence)
-        while dealt.waiting_tokens[HELD_OUT] >= packing.sequence_length:
-            writers[HELD_OUT].add(next(packed[HELD_OUT]))
+        writers[TRAIN].add(_item(sequence))
+        while dealt.waiting_tokens[HELD_OUT] >= settings.sequence_length:
+            writers[HELD_OUT].add(_item(next(packed[HELD_OUT])))
     for sequence in packed[HELD_OUT]:
-        writers[HELD_OUT].add(sequence)
+        writers[HELD_OUT].add(_item(sequence))
+
+
+def _item(sequence: PackedSequence) -> dict[str, npt.NDArray[Any]]:
+    return {
+        TOKENS: sequence.tokens,
+        DOCUMENT: sequence.document,
+        OFFSET: sequence.offset,
+        MASK: sequence.mask,
+    }

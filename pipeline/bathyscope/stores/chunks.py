@@ -52,7 +52,7 @@ class Chunk:
     def items_and_positions(self) -> Ints:
         """Item and position of the rows that count [rows, 2]."""
         rows = self.start + np.flatnonzero(self.keep)
-        items, positions = np.divmod(rows, self.part.reader.segment.rows_per_item)
+        items, positions = np.divmod(rows, self.part.per_item)
         return np.stack([self.unit.start + items, positions], axis=1)
 
 
@@ -77,10 +77,12 @@ class Part:
         self.keep = keep or self._everything
         self._patterns = patterns
         self.chunk_rows = max(reader.segment.array(name).chunk_rows for name in names)
+        self.per_item = self._one_p()
         members = reader.segment.plan.indices(split)
         done = np.asarray(reader.units.indices)
         self.units = done[(done >= members.start) & (done < members.stop)]
         valid = reader.receipts.counts.valid[np.isin(reader.receipts.units, self.units)]
+        valid = reader.segment.valid_rows(self.names[0], valid)
         self._valid = valid
         self.first = np.concatenate([[0], np.cumsum(-(-valid // self.chunk_rows))])
 
@@ -130,18 +132,30 @@ class Part:
         return dtype
 
     def _unit_sizes(self, place: int) -> Counts:
-        unit = int(self.units[place])
+        unit, segment = int(self.units[place]), self.reader.segment
         if self._patterns is not None:
             for classes in self.reader.receipts[unit].figures.get(MASK_CLASSES, ()):
-                if classes["chunk_rows"] == self.chunk_rows:
+                key = classes["chunk_rows"], classes.get("rows_per_item", segment.rows_per_item)
+                if key == (self.chunk_rows, self.per_item):
                     return kept_by_chunk(classes, self._patterns)
-        keep = self.keep(self.reader.segment.plan.unit(unit))
+        keep = self.keep(segment.plan.unit(unit))
         assert len(keep) == self._valid[place], (self.units[place], len(keep))
         starts = np.arange(0, len(keep), self.chunk_rows)
         return np.add.reduceat(keep, starts, dtype=np.uint32)
 
     def _everything(self, unit: Unit) -> Bools:
-        return np.ones(self.reader.receipts.valid(unit.index), dtype=bool)
+        return np.ones(self.reader.valid(self.names[0], unit), dtype=bool)
+
+    def _one_p(self) -> int:
+        """P of the arrays. Raises `StoreError` when they differ: their rows are no pairs."""
+        found = {name: self.reader.segment.per_item(name) for name in self.names}
+        if len(set(found.values())) > 1:
+            raise StoreError(
+                f"Rows of {', '.join(found)} cannot be read side by side: items have "
+                f"{', '.join(map(str, found.values()))} of them. Choose hook points with equally "
+                "many rows per item."
+            )
+        return next(iter(found.values()))
 
 
 class Chunks:

@@ -68,9 +68,10 @@ class _Written(NamedTuple):
 class Filling:
     """One unit of a segment of bfloat16 rows. Rows of each array come in their order.
 
-    `masks` [rows of the unit] tell the classes of the moments. `check` confirms the lease before
-    each shard, in whatever thread. Without `keep` nothing is written, as in `write_unit`. `names`
-    are the arrays that rows come for, all of them by default: others are another process's.
+    `masks` [rows of the unit] of each array tell the classes of its moments. `check` confirms the
+    lease before each shard, in whatever thread. Without `keep` nothing is written, as in
+    `write_unit`. `names` are the arrays that rows come for, all of them by default: others are
+    another process's.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Filling:
         segment: Segment,
         unit: Unit,
         *,
-        masks: npt.NDArray[np.uint8],
+        masks: Mapping[str, npt.NDArray[np.uint8]],
         ring: Ring,
         pool: ThreadPoolExecutor,
         check: Callable[[], None],
@@ -177,7 +178,7 @@ class Filling:
                 return _Written(spec.name, shard.number, [], {})
             rows = shard.rows[: shard.filled]
             first = shard.number * spec.shard_rows
-            sums = moments_by_class(rows, self._masks[first : first + len(rows)])
+            sums = moments_by_class(rows, self._masks[spec.name][first : first + len(rows)])
             self._check_finite(spec.name, rows, first, sums)
             stored = encoded(self._segment, spec.name, rows)
             records = [self._place(name, shard.number, part) for name, part in stored.items()]
@@ -208,7 +209,7 @@ class Filling:
         if finite.all():
             return
         bad = torch.nonzero(~finite).flatten()
-        item, position = divmod(first + int(bad[0]), self._segment.rows_per_item)
+        item, position = divmod(first + int(bad[0]), self._segment.per_item(name))
         raise NonFiniteError(
             f"Hook point {name} gave {len(bad)} rows with NaN or infinity, the first at item "
             f"{self._unit.start + item}, position {position}. This unit has no receipt. Try "

@@ -10,7 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from bathyscope.errors import FormatVersionError, MissingArtifact, StoreError
 from bathyscope.stores.objects import Objects
@@ -18,6 +21,7 @@ from bathyscope.stores.shards import ArraySpec
 from bathyscope.values import Json, UnitPlan
 
 FORMAT_VERSION = 1
+Count = TypeVar("Count", int, npt.NDArray[np.int64])
 OPEN = "open"
 COMPLETE = "complete"
 
@@ -29,15 +33,39 @@ class Segment:
     name: str
     plan: UnitPlan
     rows_per_item: int = 1
-    """P: row r of a unit belongs to item start + r // P, position r % P."""
+    """P: row r of a unit belongs to item start + r // P, position r % P.
+
+    An array may have a P of its own: layers of an image model have maps of several sizes.
+    """
     arrays: tuple[ArraySpec, ...] = ()
     rows_per_unit: int = 1
-    """Rows of a full unit, padded to whole shards of every array."""
+    """Rows of a full unit, padded to whole shards of every array that has the segment's P."""
 
-    @property
-    def capacity(self) -> int:
-        """Rows of all units, padding included: the first axis of every array."""
-        return self.rows_per_unit * self.plan.num_units
+    def per_item(self, name: str) -> int:
+        """P of an array."""
+        return self.array(name).rows_per_item or self.rows_per_item
+
+    def unit_rows(self, name: str) -> int:
+        """Rows of a full unit of an array, padded to whole shards."""
+        spec = self.array(name)
+        if not spec.rows_per_item:
+            return self.rows_per_unit
+        return (
+            -(-self.plan.items_per_unit * spec.rows_per_item // spec.shard_rows) * spec.shard_rows
+        )
+
+    def unit_shards(self, name: str) -> int:
+        """Shards of a unit of an array."""
+        return self.unit_rows(name) // self.array(name).shard_rows
+
+    def valid_rows(self, name: str, valid: Count) -> Count:
+        """Rows of an array in a unit whose receipt counts `valid` rows of the segment's P."""
+        own = self.array(name).rows_per_item
+        return valid // self.rows_per_item * own if own else valid
+
+    def capacity(self, name: str) -> int:
+        """Rows of all units of an array, padding included: its first axis."""
+        return self.unit_rows(name) * self.plan.num_units
 
     def array(self, name: str) -> ArraySpec:
         """The array of that name."""

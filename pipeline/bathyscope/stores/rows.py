@@ -49,7 +49,7 @@ class SegmentReader:
     @property
     def num_shards(self) -> int:
         """Shards of all units that are done."""
-        per_unit = sum(self.segment.rows_per_unit // a.shard_rows for a in self.segment.arrays)
+        per_unit = sum(self.segment.unit_shards(a.name) for a in self.segment.arrays)
         return per_unit * len(self.units)
 
     def read(
@@ -57,7 +57,7 @@ class SegmentReader:
     ) -> npt.NDArray[Any]:
         """Rows start..stop of a unit as they lie on disk, without padding."""
         spec = self.segment.array(name)
-        count = self._count(unit, start, stop)
+        count = self._count(name, unit, start, stop)
         rows = np.empty((count, *spec.row_shape), dtype=spec.dtype)
         self._fill(name, unit, start, rows)
         return rows
@@ -79,28 +79,32 @@ class SegmentReader:
         Without another copy, unless the codec keeps a scale per row.
         """
         spec = self.segment.array(name)
-        assert self._count(unit, start, start + len(out)) == len(out), (unit, start, len(out))
+        assert self._count(name, unit, start, start + len(out)) == len(out), (unit, start, len(out))
         if is_per_row(spec.codec):
             out.copy_(self.read_tensor(name, unit, start=start, stop=start + len(out)))
         else:
             self._fill(name, unit, start, to_disk(out))
 
+    def valid(self, name: str, unit: Unit) -> int:
+        """Rows of a unit of an array, without padding."""
+        return self.segment.valid_rows(name, self.receipts.valid(unit.index))
+
     def items(self, name: str, unit: Unit, *, start: int, stop: int) -> npt.NDArray[Any]:
         """Rows of items start..stop (by their number in the corpus), [items, P, …]."""
-        per_item = self.segment.rows_per_item
+        per_item = self.segment.per_item(name)
         assert unit.start <= start <= stop <= unit.stop, (unit, start, stop)
         begin, end = (start - unit.start) * per_item, (stop - unit.start) * per_item
         rows = self.read(name, unit, start=begin, stop=end)
         return rows.reshape(stop - start, per_item, *rows.shape[1:])
 
-    def _count(self, unit: Unit, start: int, stop: int | None) -> int:
-        valid = self.receipts.valid(unit.index)
+    def _count(self, name: str, unit: Unit, start: int, stop: int | None) -> int:
+        valid = self.valid(name, unit)
         stop = valid if stop is None else min(stop, valid)
         assert start >= 0, (unit, start)
         return max(stop - start, 0)
 
     def _fill(self, name: str, unit: Unit, start: int, out: npt.NDArray[Any]) -> None:
-        first = unit.index * self.segment.rows_per_unit
+        first = unit.index * self.segment.unit_rows(name)
         try:
             self._array(name).read_into(first + start, out)
         except StoreError as error:
@@ -112,7 +116,7 @@ class SegmentReader:
     def _array(self, name: str) -> ShardReader:
         if name not in self._arrays:
             spec = self.segment.array(name)
-            per_unit = self.segment.rows_per_unit // spec.shard_rows
+            per_unit = self.segment.unit_shards(name)
 
             def size_of(shard: int) -> int:
                 key = spec.shard_key(self.segment.name, shard)

@@ -48,6 +48,8 @@ class ArraySpec:
     """See `bathyscope.stores.codecs`."""
     scales_of: str | None = None
     """The array whose rows these scales belong to."""
+    rows_per_item: int = 0
+    """P of this array, where it is another one than the segment's."""
 
     @property
     def chunks_per_shard(self) -> int:
@@ -82,7 +84,11 @@ class ArraySpec:
 
     def to_dict(self) -> Json:
         """A JSON form that `from_dict` reads back."""
-        return {**self.__dict__, "row_shape": list(self.row_shape)}
+        record = {**self.__dict__, "row_shape": list(self.row_shape)}
+        if not self.rows_per_item:
+            # As it was written before arrays could have a P of their own.
+            del record["rows_per_item"]
+        return record
 
     @classmethod
     def from_dict(cls, data: Json) -> ArraySpec:

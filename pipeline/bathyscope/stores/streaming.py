@@ -64,8 +64,7 @@ class Streaming:
     def unit_bytes(self) -> int:
         """The most that a unit can take: uncompressed, with 64 bytes more for every chunk."""
         return sum(
-            (spec.shard_bytes + 64 * spec.chunks_per_shard)
-            * (self._segment.rows_per_unit // spec.shard_rows)
+            (spec.shard_bytes + 64 * spec.chunks_per_shard) * self._segment.unit_shards(spec.name)
             for spec in self._segment.arrays
         )
 

@@ -30,12 +30,12 @@ _IN_FLIGHT = 2
 def create_segment(objects: Objects, segment: Segment) -> None:
     """Write the metadata of every array of a segment. Harmless when it is there."""
     for spec in segment.arrays:
-        create_array(objects, segment.name, spec, capacity=segment.capacity)
+        create_array(objects, segment.name, spec, capacity=segment.capacity(spec.name))
 
 
 def shards_of(segment: Segment, unit: Unit, name: str) -> range:
     """Shard numbers of a unit, a pure function of its index."""
-    per_unit = segment.rows_per_unit // segment.array(name).shard_rows
+    per_unit = segment.unit_shards(name)
     return range(unit.index * per_unit, (unit.index + 1) * per_unit)
 
 
@@ -102,7 +102,8 @@ def _parts(
     """Array, shard number and rows of every shard of a unit, in order."""
     for spec in segment.arrays:
         data = rows[spec.name]
-        assert len(data) <= segment.rows_per_unit, (spec.name, len(data), segment.rows_per_unit)
+        most = segment.unit_rows(spec.name)
+        assert len(data) <= most, (spec.name, len(data), most)
         for i, shard in enumerate(shards_of(segment, unit, spec.name)):
             part = data[i * spec.shard_rows : (i + 1) * spec.shard_rows]
             yield spec, shard, part.reshape(len(part), *spec.row_shape)

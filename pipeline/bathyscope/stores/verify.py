@@ -117,7 +117,7 @@ class _Check:
         """The Zarr metadata of every array, which other readers open it by."""
         for spec in self._segment.arrays:
             said = metadata_fault(
-                self._objects, self._segment.name, spec, capacity=self._segment.capacity
+                self._objects, self._segment.name, spec, capacity=self._segment.capacity(spec.name)
             )
             if said:
                 what = f"{spec.name}/{self._segment.name}/zarr.json {said}"
@@ -235,8 +235,9 @@ class _Check:
             return f"counts {receipt.valid} rows; a unit has {self._segment.rows_per_unit}"
         for array, classes in receipt.moments.items():
             rows = sum(m.n for m in classes.values())
-            if rows != receipt.valid:
-                return f"counts {receipt.valid} rows, its sums of {array} are over {rows}"
+            wanted_rows = self._segment.valid_rows(array, receipt.valid)
+            if rows != wanted_rows:
+                return f"counts {wanted_rows} rows, its sums of {array} are over {rows}"
         return None
 
     def _shards(self, receipt: Receipt) -> Iterator[tuple[ArraySpec, int, ShardRecord]]:
@@ -258,7 +259,7 @@ class _Check:
 
     def _listed_sizes(self, spec: ArraySpec) -> Ints:
         """Size of each shard by its number, -1 where there is none."""
-        sizes = np.full(self._segment.capacity // spec.shard_rows, -1, dtype=np.int64)
+        sizes = np.full(self._segment.capacity(spec.name) // spec.shard_rows, -1, dtype=np.int64)
         folder = f"{spec.name}/{self._segment.name}"
         for key, size in self._objects.walk(folder):
             parts = key.rsplit("/", 1)[-1].split(".")

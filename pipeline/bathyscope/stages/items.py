@@ -1,0 +1,86 @@
+"""Writes the items of one split of a corpus, a unit as soon as it is full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bathyscope.config import StoreConfig
+from bathyscope.stages.layout import Column, lay_out
+from bathyscope.stores.manifests import Segment
+from bathyscope.stores.objects import Objects
+from bathyscope.stores.receipts import Receipts
+from bathyscope.stores.units import create_segment, write_unit
+from bathyscope.values import Receipt, Unit, UnitPlan
+
+_MOST_ITEMS_PER_UNIT = 32768
+# A unit is held in memory until it is full.
+_MOST_BYTES_PER_UNIT = 512 * 2**20
+
+
+class ItemWriter:
+    """One split of a corpus. `columns` are its arrays; an item has one row of each."""
+
+    def __init__(
+        self,
+        objects: Objects,
+        name: str,
+        columns: Sequence[Column],
+        *,
+        expected_items: int,
+        store: StoreConfig,
+        check: Callable[[], None],
+    ) -> None:
+        self._objects = objects
+        self._check = check
+        self._fsync = store.fsync
+        self._waiting: list[Mapping[str, npt.NDArray[Any]]] = []
+        item_bytes = sum(int(np.dtype(c.dtype).itemsize * np.prod(c.row_shape)) for c in columns)
+        most = min(_MOST_ITEMS_PER_UNIT, max(_MOST_BYTES_PER_UNIT // item_bytes, 1))
+        self._items_per_unit = min(max(expected_items, 1), most)
+        arrays, rows = lay_out(columns, unit_rows=self._items_per_unit, store=store)
+        # The number of items is known at the end; shard keys do not depend on it.
+        self._segment = Segment(name, UnitPlan((), self._items_per_unit), 1, arrays, rows)
+        self.num_items = 0
+
+    def add(self, item: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take one item: array -> its row."""
+        self._waiting.append(item)
+        if len(self._waiting) == self._items_per_unit:
+            self._flush()
+
+    @property
+    def num_taken(self) -> int:
+        """Items that were taken, written or not."""
+        return self.num_items + len(self._waiting)
+
+    def close(self, split: str, first_item: int) -> Segment:
+        """Write what is left and the arrays' metadata; return the finished segment."""
+        if self._waiting:
+            self._flush()
+        plan = UnitPlan(((split, first_item, first_item + self.num_items),), self._items_per_unit)
+        segment = self._segment
+        finished = Segment(segment.name, plan, 1, segment.arrays, segment.rows_per_unit)
+        create_segment(self._objects, finished)
+        return finished
+
+    def _flush(self) -> None:
+        names = [spec.name for spec in self._segment.arrays]
+        rows = {name: np.stack([item[name] for item in self._waiting]) for name in names}
+        count = len(self._waiting)
+        unit = Unit(self.num_items // self._items_per_unit, self.num_items, self.num_items + count)
+        shards = write_unit(
+            self._objects,
+            self._segment,
+            unit=unit,
+            rows=rows,
+            check=self._check,
+            fsync=self._fsync,
+        )
+        receipt = Receipt(unit=unit.index, term=0, valid=count, shards=shards)
+        Receipts(self._objects, self._segment.name).create(receipt)
+        self.num_items += count
+        self._waiting = []
