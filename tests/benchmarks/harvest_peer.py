@@ -4,10 +4,13 @@
     PEERS/bin/python tests/benchmarks/harvest_peer.py [data.train_tokens=40000]
 
 Needs an environment with both (`sae-lens==6.54.12` and this package). SmolLM2 up to layer 9,
-`resid_post.9`, sequences of 256 tokens in batches of 8. SAELens gets a checkpoint of these layers,
-so that it does not run the others; it still makes logits, and stores float32 as is its default,
-or float16; it cannot store bfloat16. Ours stores bfloat16 with digests, moments and receipts, and
-its planning, a second or two, is counted. The two take turns.
+`resid_post.9`, sequences of 256 tokens in batches of 8. SAELens stores float32 as is its default,
+or float16; it cannot store bfloat16. `default` is what its users get: the whole checkpoint, and
+rows that are shuffled before they are written, since they are read in order. `cut` is a checkpoint
+that was cut to the needed layers by hand, and nothing is shuffled. Ours stores bfloat16 with
+digests, moments and receipts, and shuffles when it reads. `bare` is our forward with nothing
+stored. All have read their model, and have laid out their work, before the clock starts. They take
+turns, in an order that rotates.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import shutil
 import statistics
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -30,7 +34,12 @@ from bathyscope.stages import harvest
 from bathyscope.stages.model import describe_model
 from bench import arguments, conclude, configuration, folder
 
-ROUNDS = 3
+ROUNDS = 5
+PEERS = {
+    "default": ("whole", "float32"),
+    "cut_float32": ("cut", "float32"),
+    "cut_float16": ("cut", "float16"),
+}
 
 
 def ten_layers(config: Config, to: Path) -> Path:
@@ -40,6 +49,14 @@ def ten_layers(config: Config, to: Path) -> Path:
     model.model.layers = model.model.layers[: facts.hook(config.hook).layer + 1]
     model.config.num_hidden_layers = len(model.model.layers)
     model.save_pretrained(to)
+    AutoTokenizer.from_pretrained(facts.folder).save_pretrained(to)
+    return to
+
+
+def whole(config: Config, to: Path) -> Path:
+    """The checkpoint with all of its layers, in the dtype of the run."""
+    facts = describe_model(config)
+    AutoModelForCausalLM.from_pretrained(facts.folder, dtype=facts.dtype).save_pretrained(to)
     AutoTokenizer.from_pretrained(facts.folder).save_pretrained(to)
     return to
 
@@ -54,7 +71,7 @@ def tokens_as_dataset(config: Config) -> tuple[Any, int]:
     return Dataset.from_dict({"input_ids": tokens.tolist()}), tokens.numel()
 
 
-def theirs(model: Path, data: Any, out: Path, tokens: int, dtype: str) -> float:
+def theirs(model: Path, data: Any, out: Path, tokens: int, dtype: str, *, shuffle: bool) -> float:
     """Tokens per second of SAELens' runner, its model loaded before."""
     from sae_lens import CacheActivationsRunner, CacheActivationsRunnerConfig
 
@@ -69,7 +86,7 @@ def theirs(model: Path, data: Any, out: Path, tokens: int, dtype: str) -> float:
             training_tokens=tokens,
             context_size=256,
             new_cached_activations_path=str(out),
-            shuffle=False,
+            shuffle=shuffle,
             dtype=dtype,
             prepend_bos=False,
             streaming=False,
@@ -85,17 +102,32 @@ def theirs(model: Path, data: Any, out: Path, tokens: int, dtype: str) -> float:
     return stored / (time.perf_counter() - started)
 
 
+def bare(config: Config) -> float:
+    """Tokens per second of our forward up to the hook point, with nothing stored."""
+    context = harvest.open(config, harvest.units(config))
+    tokens = Run(config.url).corpus.tokens(0, Run(config.url).corpus.num_items)
+    tokens = tokens[: len(tokens) // 8 * 8]
+    started = time.perf_counter()
+    for _ in context.captures(iter(tokens.split(8))):
+        pass
+    return tokens.numel() / (time.perf_counter() - started)
+
+
 def ours(config: Config) -> float:
-    """Seconds of the harvest, its model loaded before."""
+    """Tokens per second of the harvest, its model loaded before."""
     work = harvest.units(config)
     context = harvest.open(config, work)
-    opened, harvest.open = harvest.open, lambda *_: context
-    try:
-        started = time.perf_counter()
-        Inline(config).drive(harvest, Silent())
-        return time.perf_counter() - started
-    finally:
-        harvest.open = opened
+    stage: Any = SimpleNamespace(
+        units=lambda _: work,
+        open=lambda *_: context,
+        run=harvest.run,
+        finish=harvest.finish,
+        LANES=harvest.LANES,
+    )
+    started = time.perf_counter()
+    Inline(config).drive(stage, Silent())
+    seconds = time.perf_counter() - started
+    return Run(config.url).corpus.num_items * 256 / seconds
 
 
 def main() -> None:
@@ -104,25 +136,39 @@ def main() -> None:
     with folder(given.folder) as base:
         config = configuration(base / "run", "cluster=inline", *given.overrides)
         run(config, stages=["corpus"])
-        model = ten_layers(config, base / "model")
+        models = {"cut": ten_layers(config, base / "model"), "whole": whole(config, base / "whole")}
         data, tokens = tokens_as_dataset(config)
-        rates: dict[str, list[float]] = {"ours": [], "float32": [], "float16": []}
+
+        def rate(name: str) -> float:
+            if name == "ours":
+                return ours(config)
+            if name == "bare":
+                return bare(config)
+            checkpoint, dtype = PEERS[name]
+            where, shuffle = base / "cache", name == "default"
+            return theirs(models[checkpoint], data, where, tokens, dtype, shuffle=shuffle)
+
+        names = ["bare", "ours", *PEERS]
+        rates: dict[str, list[float]] = {name: [] for name in names}
         for turn in range(ROUNDS + 1):
-            for dtype in ("float32", "float16"):
-                rates[dtype].append(theirs(model, data, base / "cache", tokens, dtype))
-                shutil.rmtree(base / "cache")
-            all_tokens = Run(config.url).corpus.num_items * 256
-            rates["ours"].append(all_tokens / ours(config))
-            shutil.rmtree(Path(config.url) / ACTIVATIONS)
+            # Whoever follows another one pays for its files and its memory: all follow all.
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                rates[name].append(rate(name))
+                shutil.rmtree(base / "cache", ignore_errors=True)
+                shutil.rmtree(Path(config.url) / ACTIVATIONS, ignore_errors=True)
             print(f"turn {turn}", {k: round(v[-1]) for k, v in rates.items()}, flush=True)
     median = {name: statistics.median(one[1:]) for name, one in rates.items()}
     conclude(
         {
-            "over_saelens_float32": round(median["ours"] / median["float32"], 3),
-            "over_saelens_float16": round(median["ours"] / median["float16"], 3),
-            "ours_tokens_per_s": round(median["ours"]),
-            "saelens_float32_tokens_per_s": round(median["float32"]),
-            "saelens_float16_tokens_per_s": round(median["float16"]),
+            "over_bare": round(median["ours"] / median["bare"], 3),
+            **{f"over_saelens_{name}": round(median["ours"] / median[name], 3) for name in PEERS},
+            "tokens_per_s": {name: round(rate) for name, rate in median.items()},
+            "turns": {
+                name: [round(rates["ours"][t] / rate, 3) for t, rate in enumerate(one) if t]
+                for name, one in rates.items()
+                if name != "ours"
+            },
+            "tokens": tokens,
         }
     )
 

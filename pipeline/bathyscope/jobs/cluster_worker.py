@@ -16,6 +16,7 @@ import ray
 
 from bathyscope.config import Config
 from bathyscope.errors import BathyscopeError
+from bathyscope.jobs.allocator import keep_freed_memory
 from bathyscope.jobs.cluster_crew import Crew, follow
 from bathyscope.jobs.schedule import Task
 from bathyscope.jobs.unit import do_task, set_threads
@@ -65,6 +66,7 @@ class Worker:
     """Lives in an actor. Its calls may overlap: one runs units, the others answer questions."""
 
     def __init__(self, threads: int, workers: int) -> None:
+        keep_freed_memory()
         self._threads = (threads, workers)
         self._lock = threading.Lock()
         self._opening = threading.Lock()

@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any
 
 from bathyscope.config import Config
+from bathyscope.jobs.allocator import keep_freed_memory
 from bathyscope.jobs.audit import audited
 from bathyscope.jobs.packing import Packing
 from bathyscope.jobs.schedule import Schedule, Task
@@ -31,6 +32,7 @@ class Inline:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        keep_freed_memory()
         self.threads = set_threads(config.cluster.threads)
 
     def drive(self, stage: Stage, sink: Sink) -> Json:
