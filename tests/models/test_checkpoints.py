@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -93,7 +95,7 @@ def test_read_only_folder_uses_the_cache_folder(
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setattr(checkpoints.os, "access", lambda *_: False)
     digest = model_digest(folder, cache_folder=cache)
-    assert len(list((cache / "digests").iterdir())) == 1
+    assert len(list((cache / "digests").glob("*.json"))) == 1
     assert not (folder / DIGEST_CACHE).exists()
     assert model_digest(folder) == digest
 
@@ -104,3 +106,31 @@ def test_hub_snapshots_know_their_digest(folder: Path) -> None:
     (folder / "model.safetensors").rename(blob)
     (folder / "model.safetensors").symlink_to(blob)
     assert model_digest(folder)["model.safetensors"] == f"sha256:{'ab' * 32}"
+
+
+def test_workers_that_start_together_hash_each_file_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+
+    def slow(path: Path) -> str:
+        hashed.append(path.name)
+        time.sleep(0.05)
+        return "0" * 64
+
+    monkeypatch.setattr(checkpoints, "_sha256", slow)
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda _: checkpoints.model_digest(folder), range(6)))
+    assert all(one == found[0] for one in found)
+    assert sorted(hashed) == sorted(path.name for path in checkpoints.weight_files(folder))
+
+
+def test_a_file_system_without_locks_is_no_obstacle(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert checkpoints.model_digest(folder)
+    assert "cannot be locked (no locks available)" in caplog.text

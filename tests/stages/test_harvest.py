@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from bathyscope.commands.run import run as run_stages
 from bathyscope.config import Config
@@ -137,3 +137,39 @@ def test_nan_stops_the_unit_and_names_the_hook_point(
     objects = Run(config.url).objects.at("activations.zarr")
     (segment,) = objects.children("leases")
     assert Receipts(objects, segment).units().tolist() == []
+
+
+def test_what_experts_return_has_a_row_for_every_token(
+    tiny_config: Callable[..., Config], tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mixtral"
+    shutil.copytree(tiny_model, folder)
+    (folder / "model.safetensors").unlink()
+    torch.manual_seed(0)
+    vocabulary = AutoModelForCausalLM.from_pretrained(tiny_model).config.vocab_size
+    mixtral = MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, num_local_experts=4,
+            num_experts_per_tok=2, max_position_embeddings=64,
+        )
+    ).eval()  # fmt: skip
+    mixtral.save_pretrained(folder)
+    points = ["model.layers.1.mlp.experts", "mlp_out.1"]
+    config = tiny_config(
+        tmp_path / "run",
+        model__path=str(folder),
+        hooks__points=points,
+        dictionary__hook=points[1],
+    )
+    run_stages(config, stages=["corpus", "harvest"])
+    run = Run(config.url)
+    # Experts see [batch · positions, d]: the rows are those of the positions all the same.
+    seen: list[torch.Tensor] = []
+    mixtral.get_submodule(points[0]).register_forward_hook(lambda *a: seen.append(a[-1]))
+    with torch.no_grad():
+        mixtral(run.corpus.tokens(8, 12))
+    rows = run.activations[points[0]].items(8, 12)
+    assert rows.shape == (4, 32, 32)
+    torch.testing.assert_close(rows.float(), seen[0].view(4, 32, 32), rtol=2**-7, atol=1e-5)
+    assert torch.equal(rows, run.activations[points[1]].items(8, 12)), "nothing is added to them"

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +22,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bathyscope.errors import ModelError
+from bathyscope.models.locks import one_process
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+_HASHERS = min(8, os.cpu_count() or 1)
 DIGEST_CACHE = ".bathyscope_digests.json"
 # Fields of config.json that say where the file comes from, not what the model computes.
 _PROVENANCE_FIELDS = ("transformers_version", "_name_or_path")
@@ -116,17 +119,17 @@ def model_digest(folder: str | Path, *, cache_folder: Path | None = None) -> dic
     folder = Path(folder)
     files = weight_files(folder)
     cache_path = _digest_cache(folder, cache_folder)
-    cache = _read_cache(cache_path)
-    fresh: dict[str, dict[str, Any]] = {}
-    for path in files:
-        stat = path.stat()
-        entry = cache.get(path.name, {})
-        if (entry.get("size"), entry.get("mtime_ns")) != (stat.st_size, stat.st_mtime_ns):
-            entry = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": _sha256(path)}
-        fresh[path.name] = entry
-    if fresh != cache and cache_path is not None:
-        _write_cache(cache_path, fresh)
-    digests = {name: f"sha256:{entry['sha256']}" for name, entry in fresh.items()}
+    known = _known_digests(files, cache_path)
+    if len(known) < len(files) and cache_path is not None:
+        # The workers of a node start together; hundreds of gigabytes are read once, not by each.
+        with one_process(cache_path.with_name(f"{cache_path.name}.lock")):
+            known = _known_digests(files, cache_path)
+            if len(known) < len(files):
+                known = _hashed(files, known)
+                _write_cache(cache_path, known)
+    elif len(known) < len(files):
+        known = _hashed(files, known)
+    digests = {name: f"sha256:{entry['sha256']}" for name, entry in known.items()}
     return digests | {"config.json": _config_digest(folder)}
 
 
@@ -169,6 +172,30 @@ def _sha256(path: Path) -> str:
     logger.info("hashing %s once (%.1f GB)", path, path.stat().st_size / 1e9)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _known_digests(files: list[Path], cache_path: Path | None) -> dict[str, dict[str, Any]]:
+    """Entries of the cache that are of the files as they are now."""
+    cache = _read_cache(cache_path)
+    known = {}
+    for path in files:
+        entry, stat = cache.get(path.name, {}), path.stat()
+        if (entry.get("size"), entry.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns):
+            known[path.name] = entry
+    return known
+
+
+def _hashed(files: list[Path], known: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """An entry for every file: those that are known, and the others, several files at a time."""
+
+    def entry(path: Path) -> dict[str, Any]:
+        if path.name in known:
+            return known[path.name]
+        stat = path.stat()
+        return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": _sha256(path)}
+
+    with ThreadPoolExecutor(_HASHERS) as pool:
+        return {path.name: made for path, made in zip(files, pool.map(entry, files), strict=True)}
 
 
 def _config_digest(folder: Path) -> str:

@@ -58,7 +58,8 @@ def model_shape(
     if not isinstance(described, nn.Module):
         config = read_config(described) if isinstance(described, str | Path) else described
         with init_empty_weights(include_buffers=True):
-            model = build_model(config, dtype=torch.float32, attention="eager")
+            # Grouped products of experts have shapes without data in bfloat16 only.
+            model = build_model(config, dtype=torch.bfloat16, attention="eager")
         model.tie_weights()
     config = getattr(model, "config", None)
     hooks = [resolve(model, name) for name in hook_points]
@@ -118,15 +119,16 @@ def _forward_without_data(
 
 
 def _empty_inputs(model: nn.Module, image_size: int | None) -> list[Inputs]:
+    dtype = next((p.dtype for p in model.parameters()), torch.float32)
     if image_size is not None:
-        pixels = torch.zeros(_ITEMS, 3, image_size, image_size, device="meta")
+        pixels = torch.zeros(_ITEMS, 3, image_size, image_size, dtype=dtype, device="meta")
         return [pixels if takes_images_by_place(model) else {"pixel_values": pixels}]
     tokens = torch.zeros(_ITEMS, _TOKENS, dtype=torch.int64, device="meta")
     # A finished mask keeps models from looking at values that an empty tensor does not have; some
     # models take none of this shape.
     masks = (
-        torch.zeros(_ITEMS, 1, _TOKENS, _TOKENS, device="meta"),
-        torch.ones(_ITEMS, _TOKENS, device="meta"),
+        torch.zeros(_ITEMS, 1, _TOKENS, _TOKENS, dtype=dtype, device="meta"),
+        torch.ones(_ITEMS, _TOKENS, dtype=dtype, device="meta"),
     )
     return [{"input_ids": tokens, "attention_mask": m, "use_cache": False} for m in masks]
 

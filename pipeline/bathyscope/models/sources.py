@@ -6,15 +6,13 @@ config.json, safetensors files and a tokenizer, which `load_model` reads. Nothin
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import logging
 import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import torch
 
 from bathyscope.errors import DependencyError, ModelError
 from bathyscope.models.checkpoints import weight_files
+from bathyscope.models.locks import one_process
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +95,7 @@ def _smollm2(cache_folder: Path) -> Path:
     if target.is_dir():
         return target
     source = _smollm2_package()
-    with _one_process(cache_folder / f".{_SMOLLM2_FOLDER}.lock"):
+    with one_process(cache_folder / f".{_SMOLLM2_FOLDER}.lock"):
         # Another process may have finished while this one waited.
         if not target.is_dir():
             _convert_gguf(source, target)
@@ -118,15 +117,6 @@ def _smollm2_package() -> Path:
             f"{folder} lacks {SMOLLM2_FILE}. Run: {_SMOLLM2_ADVICE} --force-reinstall"
         )
     return folder
-
-
-@contextmanager
-def _one_process(lock: Path) -> Iterator[None]:
-    """Hold a file lock; the system releases it when the process ends, however it ends."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _convert_gguf(source: Path, target: Path) -> None:

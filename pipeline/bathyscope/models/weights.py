@@ -1,4 +1,4 @@
-"""Fills an empty model from its checkpoint, one tensor at a time.
+"""Fills an empty model from its checkpoint, a few tensors at a time.
 
 Flows in: a (cut) model on the meta device, an open checkpoint, a device map. Flows out: the model
 with its weights where they belong. Everything is found and its shape compared before the first
@@ -8,9 +8,11 @@ tensor is read; weights that stay on disk are read from the checkpoint itself at
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import find_tied_parameters, set_module_tensor_to_device
@@ -23,6 +25,8 @@ from bathyscope.models.conversions import Merged, renamed
 from bathyscope.models.families import family_of
 from bathyscope.models.placement import Device, device_of, torch_device
 
+# Threads that read; as many tensors are on their way to a device.
+_READERS = 4
 Stored = StoredTensor | Merged
 OffloadIndex = dict[str, dict[str, str]]
 """Parameter -> where accelerate reads it from: `safetensors_file` and `weight_name`."""
@@ -79,29 +83,76 @@ def fill_weights(
     whose stored dtype differs is written once to `offload_folder`; without one it is a ModelError.
     """
     index: OffloadIndex = {}
-    filled: dict[int, nn.Parameter] = {}
+    first: dict[int, str] = {}
+    tied: list[tuple[str, str]] = []
+    reads: list[_Read] = []
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, stored in plan.items():
         device = device_of(name, device_map)
         if name not in parameters:
             # Buffers are small and stay in memory; accelerate moves them with their module.
-            dtype, place = model.get_buffer(name).dtype, "cpu" if device == "disk" else device
-            _set(model, name, place, _read(model, checkpoint, stored, place, dtype))
+            place = "cpu" if device == "disk" else device
+            reads.append(_Read(name, stored, place, model.get_buffer(name).dtype))
         elif device == "disk":
             index[name] = _on_disk(
                 model, checkpoint, name, stored, parameters[name], offload_folder
             )
-        elif id(parameters[name]) in filled:
-            _tie(model, name, filled[id(parameters[name])])
+        elif id(parameters[name]) in first:
+            tied.append((name, first[id(parameters[name])]))
         else:
-            _set(
-                model,
-                name,
-                device,
-                _read(model, checkpoint, stored, device, parameters[name].dtype),
-            )
-            filled[id(parameters[name])] = model.get_parameter(name)
+            first[id(parameters[name])] = name
+            reads.append(_Read(name, stored, device, parameters[name].dtype))
+    for read, value in _in_parallel(model, checkpoint, reads):
+        _set(model, read.name, read.device, value)
+    for name, source in tied:
+        _tie(model, name, model.get_parameter(source))
     return index
+
+
+class _Read(NamedTuple):
+    name: str
+    stored: Stored
+    device: Device
+    dtype: torch.dtype
+
+
+def _in_parallel(
+    model: nn.Module, checkpoint: Checkpoint, reads: list[_Read]
+) -> Iterator[tuple[_Read, Tensor]]:
+    """Read tensors of several files at once; no more than so many wait in memory.
+
+    One file after another keeps a network file system waiting for a single stream.
+    """
+
+    def read(one: _Read) -> Tensor:
+        return _read(model, checkpoint, one.stored, one.device, one.dtype)
+
+    waiting: deque[tuple[_Read, Future[Tensor]]] = deque()
+    with ThreadPoolExecutor(_READERS, "weights") as pool:
+        for one in _spread(reads):
+            waiting.append((one, pool.submit(read, one)))
+            if len(waiting) > _READERS:
+                done, value = waiting.popleft()
+                yield done, value.result()
+        while waiting:
+            done, value = waiting.popleft()
+            yield done, value.result()
+
+
+def _spread(reads: list[_Read]) -> Iterator[_Read]:
+    """The reads, taking turns between as many files as are read at once, file by file."""
+    by_file: dict[Path, deque[_Read]] = {}
+    for one in reads:
+        by_file.setdefault(one.stored.file, deque()).append(one)
+    files = deque(by_file.values())
+    open_files: deque[deque[_Read]] = deque()
+    while files or open_files:
+        while files and len(open_files) < _READERS:
+            open_files.append(files.popleft())
+        queue = open_files.popleft()
+        yield queue.popleft()
+        if queue:
+            open_files.append(queue)
 
 
 def _checkpoint_names(model: nn.Module, name: str) -> Iterator[str]:

@@ -84,6 +84,8 @@ class Context:
     writers: ThreadPoolExecutor
     channels_last: frozenset[str] = frozenset()
     """Hook points that give maps with channels last."""
+    launcher: ThreadPoolExecutor = field(default_factory=lambda: launching_thread())
+    """The one thread that runs the model, for all units: a new one would begin with cold caches."""
     turns: Turns = field(default_factory=Turns)
     """One unit computes at a time, while the one before it is still written."""
 
@@ -169,7 +171,8 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     )
     try:
         with context.turns.take(guard.turn):
-            failed = _forward(unit, context, filling, guard)
+            launched = context.launcher.submit(_forward, unit, context, filling, guard)
+            failed = launched.result()
         if failed is not None:
             raise failed
         filled = filling.finish()
@@ -196,6 +199,12 @@ def finish(config: Config, begun: Begun, receipts: StoredReceipts) -> Json:
     }
     publish(begun, facts)
     return facts
+
+
+def launching_thread() -> ThreadPoolExecutor:
+    """A thread that computes with as many threads as the one that makes it."""
+    count = torch.get_num_threads()
+    return ThreadPoolExecutor(1, "launcher", initializer=torch.set_num_threads, initargs=(count,))
 
 
 def writer_threads(count: int) -> ThreadPoolExecutor:
