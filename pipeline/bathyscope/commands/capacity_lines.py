@@ -119,7 +119,7 @@ def _memory(config: Config, found: Capacity) -> str:
     kind = "pinned" if found.replica is not None else "host"
     return (
         f"memory     {size(ring)} of {kind} memory per worker for rows on their way; weights are "
-        "read tensor by tensor"
+        "read a few tensors at a time"
     )
 
 

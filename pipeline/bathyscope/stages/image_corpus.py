@@ -24,7 +24,7 @@ from bathyscope.runs.corpus import DOCUMENT, IMAGES, MASK
 from bathyscope.runs.run import CORPUS
 from bathyscope.runs.tables import to_parquet
 from bathyscope.runs.work import Work
-from bathyscope.stages.items import ItemWriter
+from bathyscope.stages.items import ItemWriter, closed
 from bathyscope.stages.layout import Column
 from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.stores.objects import Objects
@@ -88,10 +88,7 @@ def run(unit: Unit, context: ImageContext, guard: Guard) -> Outcome:
         writers[split].add(item)
     for split in SPLITS:
         _check_enough(taken, split)
-    segments, first = [], 0
-    for split, writer in writers.items():
-        segments.append(writer.close(split, first).to_dict())
-        first += writer.num_items
+    segments, count = closed(writers)
     key = f"documents/{name}.parquet"
     table = {"name": taken.names, "split": taken.splits, "digest": taken.digests}
     context.objects.put(key, to_parquet(pa.table(table)))
@@ -106,7 +103,7 @@ def run(unit: Unit, context: ImageContext, guard: Guard) -> Outcome:
         "image_size": data.image_size,
         "items": IMAGES,
     }
-    return Outcome(valid=first, figures=figures)
+    return Outcome(valid=count, figures=figures)
 
 
 def facts(config: Config) -> Json:

@@ -14,11 +14,23 @@ from bathyscope.stores.manifests import Segment
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.receipts import Receipts
 from bathyscope.stores.units import create_segment, write_unit
-from bathyscope.values import Receipt, Unit, UnitPlan
+from bathyscope.values import Json, Receipt, Unit, UnitPlan
 
 _MOST_ITEMS_PER_UNIT = 32768
 # A unit is held in memory until it is full.
 _MOST_BYTES_PER_UNIT = 512 * 2**20
+
+
+def closed(writers: Mapping[str, ItemWriter]) -> tuple[list[Json], int]:
+    """Close the writer of every split: records of their segments, and the number of all items.
+
+    Items are numbered over the whole corpus, one split after the other.
+    """
+    segments, first = [], 0
+    for split, writer in writers.items():
+        segments.append(writer.close(split, first).to_dict())
+        first += writer.num_items
+    return segments, first
 
 
 class ItemWriter:

@@ -31,7 +31,7 @@ from bathyscope.runs.run import CORPUS
 from bathyscope.runs.tables import to_parquet
 from bathyscope.runs.work import Work
 from bathyscope.stages.inputs import cache_folder, model_folder, source_options
-from bathyscope.stages.items import ItemWriter
+from bathyscope.stages.items import ItemWriter, closed
 from bathyscope.stages.sequences import Packing, TokenDocument, sequence_columns, write_sequences
 from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.stages.tokenised import tokenised
@@ -114,11 +114,7 @@ def run(unit: Unit, context: TextContext, guard: Guard) -> Outcome:
     write_sequences(_tokenised(context, taken, guard), writers, packing)
     for split, writer in writers.items():
         _check_enough(writer.num_taken, taken, split, data)
-    segments = []
-    first = 0
-    for split, writer in writers.items():
-        segments.append(writer.close(split, first).to_dict())
-        first += writer.num_items
+    segments, count = closed(writers)
     key = f"documents/{name}.parquet"
     context.objects.put(key, _documents_table(taken))
     figures = {
@@ -130,7 +126,7 @@ def run(unit: Unit, context: TextContext, guard: Guard) -> Outcome:
         "train_tokens": writers[TRAIN].num_items * data.sequence_length,
         "held_out_tokens": writers[HELD_OUT].num_items * data.sequence_length,
     }
-    return Outcome(valid=first, figures=figures)
+    return Outcome(valid=count, figures=figures)
 
 
 def facts(config: Config) -> Json:
