@@ -190,10 +190,15 @@ class Memory:
 
 
 def rounds(
-    base: Path, config: Config, context: harvest.Context, units: int, count: int
+    base: Path,
+    config: Config,
+    model: MemorySpeed,
+    context: harvest.Context,
+    *,
+    units: int,
+    count: int,
 ) -> Iterator[dict[str, float]]:
     """Take turns; the first round warms up. Rates are GB/s of activations."""
-    model: Any = context.model.model
     rows = memoryview(bytearray(os.urandom(2**20) * 512))
     for turn in range(count + 1):
         work = work_of(units, f"run-{turn}", config.store)
@@ -224,9 +229,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     config = Config()
-    context = opened(config, MemorySpeed().eval(), given.units)
+    model = MemorySpeed().eval()
+    context = opened(config, model, given.units)
     with folder(given.folder) as base:
-        found = list(rounds(base, config, context, given.units, given.rounds))
+        found = list(rounds(base, config, model, context, units=given.units, count=given.rounds))
         with Memory() as memory:
             ours(base / "long", config, context, 4 * given.units)
         shutil.rmtree(base / "long")
