@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -123,6 +124,34 @@ def test_workers_that_were_asked_for_are_counted() -> None:
     refused, _ = planned("llama3_1_70b", "cluster.gpus_per_worker=1")
     assert refused.refusal is not None
     assert "and 1 GPUs of one node" in refused.refusal
+
+
+def test_float32_takes_twice_the_room() -> None:
+    found, _ = planned("llama3_1_70b", "model.dtype=float32")
+    assert found.replica is not None
+    assert sum(found.replica.weight_bytes) == found.weight_bytes == 4 * found.needs.needed
+    assert found.replica.gpus > 2
+    refused, _ = planned("llama3_1_70b", "model.dtype=float32", "hardware.gpu_bytes=40e9")
+    assert refused.refusal is not None
+    assert "278 GB of weights" in refused.refusal
+
+
+def test_a_row_for_a_whole_sequence_is_counted_once(tmp_path: Any) -> None:
+    bert = [
+        "model=hub", "model.repo=a/b", "+model.architecture.model_type=bert",
+        "hooks.points=[bert.encoder.layer.1,cls.predictions.transform.dense]",
+        "dictionary.hook=bert.encoder.layer.1", "hardware=h100_8",
+    ]  # fmt: skip
+    config, _ = compose([*bert, *TWO_BILLION], planned=True)
+    described = plan_model(config)
+    assert described.shape.positions == [None, None]
+    pooled = described.shape._replace(positions=[None, 1])
+    one = capacity(config, replace(described, shape=pooled))
+    # 768 dimensions for every token, and once more for every 256 of them.
+    assert one.bytes_per_token == 2 * 768 * (1 + 1 / 256)
+    both = capacity(config, described)
+    assert both.bytes_per_token == 2 * 768 * 2
+    assert one.shards < both.shards
 
 
 def test_a_codec_takes_fewer_bytes() -> None:

@@ -122,3 +122,23 @@ def test_every_family_lies_where_loading_puts_it(folders: dict[str, Path]) -> No
         held = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
         assert shape.weight_bytes[0] == pytest.approx(held, rel=0.1), name
         assert shape.blocks == (len(needs.blocks),)
+
+
+def test_a_model_whose_head_holds_its_output_embeddings_lies_on_gpus_too() -> None:
+    config = hf.BertConfig()
+    needs = footprint(config)
+    shape = shape_of_replica(ACCELERATE, config, needs, gpus=2, room=1e9, working_bytes=0)
+    assert shape is not None
+    assert sum(shape.blocks) == 12
+    assert sum(shape.weight_bytes) == 2 * needs.needed
+
+
+def test_bytes_are_those_of_the_dtype() -> None:
+    config = hf.BertConfig()
+    needs = footprint(config)
+    for kind in (ACCELERATE, PIPELINE):
+        shape = shape_of_replica(
+            kind, config, needs, gpus=2, room=1e9, working_bytes=0, dtype=torch.float32
+        )
+        assert shape is not None
+        assert sum(shape.weight_bytes) == 4 * needs.needed

@@ -23,8 +23,9 @@ from bathyscope.models.replicas import (
     working_bytes,
 )
 from bathyscope.stages.harvest_layout import lay_out_rows
-from bathyscope.stages.layout import Layout
 from bathyscope.stages.model import ModelPlan
+from bathyscope.stores.manifests import Segment
+from bathyscope.values import HELD_OUT, TRAIN, UnitPlan
 
 _HOUR = 3600.0
 
@@ -46,30 +47,33 @@ class Capacity:
     flops_per_token: float
     tokens: int
     """Training and held-out tokens; 0 where the corpus has no limit."""
-    units: int
+    segment: Segment
+    """Units and arrays of the store."""
     unit_tokens: int
-    layout: Layout
-    """Of a unit's rows."""
     model_tokens_per_s: float | None
     """Of all replicas, by the stated speed of the GPUs."""
     disk_tokens_per_s: float | None
     """Of all nodes, by the stated speed of writing."""
 
     @property
-    def bytes_per_token(self) -> int:
-        """Of all hook points, as they lie on disk."""
-        return row_bytes(self.layout)
+    def bytes_per_token(self) -> float:
+        """Of all hook points, as they lie on disk; a row of a whole sequence is shared out."""
+        return bytes_per_token(self.segment)
+
+    @property
+    def units(self) -> int:
+        """Units of work."""
+        return self.segment.plan.num_units
 
     @property
     def shards(self) -> int:
         """Objects that hold rows."""
-        rows = self.layout.rows_per_unit
-        return self.units * sum(rows // a.shard_rows for a in self.layout.arrays)
+        return self.units * sum(self.segment.unit_shards(a.name) for a in self.segment.arrays)
 
     @property
     def shard_bytes(self) -> int:
         """Of the largest one."""
-        return max(a.shard_rows * a.row_bytes for a in self.layout.arrays)
+        return max(a.shard_rows * a.row_bytes for a in self.segment.arrays)
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -104,10 +108,10 @@ def capacity(config: Config, model: ModelPlan) -> Capacity:
     """
     layers = layers_needed(model.shape.hooks)
     needs = footprint(model.hf, None if layers is None else layers[1])
-    itemsize = model.dtype.itemsize
     per_item = config.data.sequence_length
     batch_tokens = config.hooks.batch_items * per_item
-    working = working_bytes(model.hf, tokens=batch_tokens, hook_points=len(model.shape.hooks))
+    points = len(model.shape.hooks)
+    working = working_bytes(model.hf, tokens=batch_tokens, hook_points=points, dtype=model.dtype)
     replica, replicas, refusal = None, 1, None
     gpus = gpus_of(config.hardware)
     if gpus is not None:
@@ -118,23 +122,20 @@ def capacity(config: Config, model: ModelPlan) -> Capacity:
             replicas = gpus.groups(replica.gpus, replica.kind)
             if config.cluster.gpus_per_worker:
                 replicas = min(replicas, config.cluster.workers)
-    items = [-(-t // per_item) for t in (config.data.train_tokens, config.data.held_out_tokens)]
-    per_unit, layout = lay_out_rows(config, model.shape, sum(items))
-    units = sum(-(-count // per_unit) for count in items)
+    segment = _segment(config, model)
     flops = needs.flops_per_token(per_item)
     return Capacity(
         needs=needs,
-        weight_bytes=needs.needed * itemsize,
+        weight_bytes=needs.needed * model.dtype.itemsize,
         replica=replica,
         replicas=replicas,
         refusal=refusal,
         flops_per_token=flops,
-        tokens=sum(items) * per_item,
-        units=units,
-        unit_tokens=per_unit * per_item,
-        layout=layout,
+        tokens=sum(stop - start for _, start, stop in segment.plan.ranges) * per_item,
+        segment=segment,
+        unit_tokens=segment.plan.items_per_unit * per_item,
         model_tokens_per_s=_model_speed(config.hardware, replica, replicas, flops),
-        disk_tokens_per_s=_disk_speed(config.hardware, layout),
+        disk_tokens_per_s=_disk_speed(config.hardware, segment),
     )
 
 
@@ -152,23 +153,35 @@ def gpus_of(hardware: HardwareConfig) -> Gpus | None:
     return Gpus(hardware.nodes, per_node, num_bytes, hardware.gpu_reserved_bytes)
 
 
+def _segment(config: Config, model: ModelPlan) -> Segment:
+    """The store of the harvest as it will be, but for what deduplication and packing leave out."""
+    data, per_item = config.data, config.data.sequence_length
+    train, held_out = (-(-t // per_item) for t in (data.train_tokens, data.held_out_tokens))
+    per_unit, layout = lay_out_rows(config, model.shape, train + held_out)
+    ranges = ((TRAIN, 0, train), (HELD_OUT, train, train + held_out))
+    plan = UnitPlan(ranges, per_unit)
+    return Segment("planned", plan, per_item, layout.arrays, layout.rows_per_unit)
+
+
 def _replica(
     config: Config, model: ModelPlan, needs: Footprint, gpus: Gpus, working: int
 ) -> ReplicaShape | None:
     kind, asked = config.cluster.replica, config.cluster.gpus_per_worker
     if not asked:
-        return smallest_replica(kind, model.hf, needs, gpus, working)
+        return smallest_replica(kind, model.hf, needs, gpus, working, model.dtype)
     if not gpus.groups(asked, kind):
         return None
     room = gpus.num_bytes - gpus.reserved_bytes - working
-    return shape_of_replica(kind, model.hf, needs, gpus=asked, room=room, working_bytes=working)
+    return shape_of_replica(
+        kind, model.hf, needs, gpus=asked, room=room, working_bytes=working, dtype=model.dtype
+    )
 
 
 def _refusal(config: Config, model: ModelPlan, needs: Footprint, gpus: Gpus, working: int) -> str:
     kind, asked = config.cluster.replica, config.cluster.gpus_per_worker
     most = asked or (gpus.per_node if kind == ACCELERATE else gpus.total)
     where = "of one node" if kind == ACCELERATE else f"of {gpus.nodes} nodes"
-    weights = 2 * needs.needed
+    weights = model.dtype.itemsize * needs.needed
     return (
         f"No {kind} replica of this model fits: its {len(needs.blocks)} blocks are {size(weights)} "
         f"of weights, each GPU needs {size(working)} to work, and {most} GPUs {where} have "
@@ -182,7 +195,7 @@ def _what_would_fit(
 ) -> list[str]:
     found = []
     for other in (ACCELERATE, PIPELINE):
-        shape = smallest_replica(other, model.hf, needs, gpus, working)
+        shape = smallest_replica(other, model.hf, needs, gpus, working, model.dtype)
         if shape is not None:
             found.append(
                 f"cluster.replica={other} cluster.gpus_per_worker={shape.gpus} "
@@ -192,7 +205,7 @@ def _what_would_fit(
     blocks = _blocks_that_fit(config, model, needs, gpus, size_now, working)
     if blocks:
         found.append(f"hook points up to block {blocks - 1}")
-    per_gpu = 2 * needs.needed / size_now + gpus.reserved_bytes + working
+    per_gpu = model.dtype.itemsize * needs.needed / size_now + gpus.reserved_bytes + working
     found.append(f"{size_now} GPUs of {size(1.05 * per_gpu)} each")
     return found
 
@@ -207,12 +220,18 @@ def _blocks_that_fit(
         cut = replace(needs, blocks=needs.blocks[:count], active_blocks=needs.active_blocks[:count])
         kind = config.cluster.replica
         shape = shape_of_replica(
-            kind, model.hf, cut, gpus=size_now, room=room, working_bytes=working
+            kind,
+            model.hf,
+            cut,
+            gpus=size_now,
+            room=room,
+            working_bytes=working,
+            dtype=model.dtype,
         )
         return shape is not None
 
     # Whole blocks are spread, so the sum of the room is only a bound.
-    most = int((size_now * room / 2 - needs.before_blocks) // max(needs.blocks))
+    most = int((size_now * room / model.dtype.itemsize - needs.before_blocks) // max(needs.blocks))
     counts = range(1, min(most, len(needs.blocks) - 1) + 1)
     return bisect_left(counts, True, key=lambda count: not fits(count)) if room > 0 else 0
 
@@ -225,12 +244,13 @@ def _model_speed(
     return hardware.gpu_flops * replica.gpus * replica.balance * replicas / flops
 
 
-def _disk_speed(hardware: HardwareConfig, layout: Layout) -> float | None:
+def _disk_speed(hardware: HardwareConfig, segment: Segment) -> float | None:
     if not hardware.write_bytes_per_s:
         return None
-    return hardware.nodes * hardware.write_bytes_per_s / row_bytes(layout)
+    return hardware.nodes * hardware.write_bytes_per_s / bytes_per_token(segment)
 
 
-def row_bytes(layout: Layout) -> int:
-    """Bytes of one token on disk, over all hook points."""
-    return sum(a.row_bytes for a in layout.arrays)
+def bytes_per_token(segment: Segment) -> float:
+    """Bytes on disk for each position of an item, over all hook points."""
+    per_item = sum(a.row_bytes * segment.per_item(a.name) for a in segment.arrays)
+    return per_item / segment.rows_per_item

@@ -115,7 +115,7 @@ def _units(found: Capacity) -> list[str]:
 
 
 def _memory(config: Config, found: Capacity) -> str:
-    ring = ring_bytes(config, found.layout.arrays)
+    ring = ring_bytes(config, found.segment.arrays)
     kind = "pinned" if found.replica is not None else "host"
     return (
         f"memory     {size(ring)} of {kind} memory per worker for rows on their way; weights are "

@@ -61,6 +61,8 @@ def cut_model(model: nn.Module, layers: tuple[int, int] | None, *, head: bool) -
         for path in (family.final_norm, family.unembedding):
             if path is not None:
                 model.set_submodule(path, nn.Identity())
+        # accelerate asks for it, and some models look inside the head that is gone.
+        setattr(model, "get_output_embeddings", lambda: None)  # noqa: B010 - of this one instance
     return first, last
 
 

@@ -85,21 +85,33 @@ class ReplicaShape:
 
 
 def shape_of_replica(
-    kind: str, config: Any, needs: Footprint, *, gpus: int, room: float, working_bytes: int
+    kind: str,
+    config: Any,
+    needs: Footprint,
+    *,
+    gpus: int,
+    room: float,
+    working_bytes: int,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> ReplicaShape | None:
     """A replica of a kind on so many GPUs with `room` bytes each for weights; None if it is none.
 
-    `needs` are the blocks that are loaded, in bfloat16 or float16.
+    `needs` are the blocks that are loaded, in `dtype`.
     """
     if kind == PIPELINE:
-        shape = _pipeline(needs, gpus, working_bytes)
+        shape = _pipeline(needs, gpus, working_bytes, dtype)
     else:
-        shape = _accelerate(config, needs, gpus, room, working_bytes)
+        shape = _accelerate(config, needs, gpus, room, working_bytes, dtype)
     return shape if shape is not None and max(shape.weight_bytes) <= room else None
 
 
 def smallest_replica(
-    kind: str, config: Any, needs: Footprint, gpus: Gpus, working_bytes: int
+    kind: str,
+    config: Any,
+    needs: Footprint,
+    gpus: Gpus,
+    working_bytes: int,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> ReplicaShape | None:
     """The replica on the fewest GPUs that uses as many of all GPUs as any of up to twice its size.
 
@@ -108,13 +120,14 @@ def smallest_replica(
     """
     room = gpus.num_bytes - gpus.reserved_bytes - working_bytes
     most = gpus.per_node if kind == ACCELERATE else min(gpus.total, len(needs.blocks))
-    least = max(1, -(-2 * needs.needed // int(room))) if room > 0 else most + 1
+    weights = dtype.itemsize * needs.needed
+    least = max(1, -(-weights // int(room))) if room > 0 else most + 1
     found: list[ReplicaShape] = []
     for size in range(least, most + 1):
         if found and size > 2 * found[0].gpus:
             break
         shape = shape_of_replica(
-            kind, config, needs, gpus=size, room=room, working_bytes=working_bytes
+            kind, config, needs, gpus=size, room=room, working_bytes=working_bytes, dtype=dtype
         )
         if shape is not None and gpus.groups(size, kind):
             found.append(shape)
@@ -122,8 +135,10 @@ def smallest_replica(
     return max(found, key=lambda s: s.balance * s.gpus * gpus.groups(s.gpus, kind), default=None)
 
 
-def working_bytes(config: Any, *, tokens: int, hook_points: int) -> int:
-    """Bytes beside the weights for batches of so many tokens: an upper estimate, in 16 bits.
+def working_bytes(
+    config: Any, *, tokens: int, hook_points: int, dtype: torch.dtype = torch.bfloat16
+) -> int:
+    """Bytes beside the weights for batches of so many tokens: an upper estimate.
 
     The stream, its norm, queries, keys, values and what attention returns are about six times
     [tokens, d]; gate, up and their product three times [tokens, inner], of every expert that a
@@ -141,10 +156,12 @@ def working_bytes(config: Any, *, tokens: int, hook_points: int) -> int:
     experts = getattr(config, "num_experts_per_tok", None) or 1
     if experts > 1:
         inner = int(getattr(config, "moe_intermediate_size", None) or inner) * int(experts)
-    return 2 * tokens * (6 * width + 3 * inner + 4 * hook_points * width)
+    return dtype.itemsize * tokens * (6 * width + 3 * inner + 4 * hook_points * width)
 
 
-def _pipeline(needs: Footprint, stages: int, working: int) -> ReplicaShape | None:
+def _pipeline(
+    needs: Footprint, stages: int, working: int, dtype: torch.dtype
+) -> ReplicaShape | None:
     sizes = needs.sizes
     if stages > len(sizes):
         return None
@@ -152,16 +169,16 @@ def _pipeline(needs: Footprint, stages: int, working: int) -> ReplicaShape | Non
     return ReplicaShape(
         PIPELINE,
         tuple(last - first for first, last in cuts),
-        tuple(2 * sum(sizes[first:last]) for first, last in cuts),
+        tuple(dtype.itemsize * sum(sizes[first:last]) for first, last in cuts),
         working,
     )
 
 
 def _accelerate(
-    config: Any, needs: Footprint, gpus: int, room: float, working: int
+    config: Any, needs: Footprint, gpus: int, room: float, working: int, dtype: torch.dtype
 ) -> ReplicaShape | None:
     with init_empty_weights(include_buffers=False):
-        model: Any = build_model(config, dtype=torch.bfloat16, attention="eager")
+        model: Any = build_model(config, dtype=dtype, attention="eager")
     model.tie_weights()
     cut_model(model, (0, len(needs.blocks)), head=False)
     try:
