@@ -28,12 +28,19 @@ NEEDED = {
     "data=images": ["data.paths=[pictures]"],
     "data=tar": ["data.paths=[pictures.tar]"],
     "data=arrays": ["data.paths=[pictures.npy]"],
-    "model=module": ["model.factory=a:b", "model.weights=c.safetensors"],
+    "model=module": [
+        "model.factory=a:b",
+        "model.weights=c.safetensors",
+        "data=images",
+        "data.paths=[pictures]",
+    ],
     "data=hf": ["data.dataset=a/b"],
     "cluster=address": ["cluster.address=ray://head:10001"],
 }
 """What a choice asks its user for."""
 FILES = [(group, choice) for group in GROUPS for choice in choices(group)]
+BESIDE = {"model=efficientnet_lite0": ["data=images", "data.paths=[pictures]"]}
+"""What a choice goes together with."""
 PLANNED = ("pythia", "llama3", "qwen3", "mixtral")
 # Their dimensions are there; only who runs them must say which commit is meant.
 NEEDED |= {
@@ -41,6 +48,10 @@ NEEDED |= {
     for choice in choices("model")
     if choice.startswith(PLANNED)
 }
+
+
+def given(override: str) -> list[str]:
+    return NEEDED.get(override, []) + BESIDE.get(override, [])
 
 
 def default() -> Config:
@@ -68,7 +79,7 @@ def test_groups_of_the_help_are_the_folders_of_conf() -> None:
 @pytest.mark.parametrize(("group", "choice"), FILES)
 def test_every_file_of_every_group_composes_and_validates(group: str, choice: str) -> None:
     override = f"{group}={choice}"
-    config, _ = compose([override, *NEEDED.get(override, [])])
+    config, _ = compose([override, *given(override)])
     assert isinstance(config, Config)
 
 
@@ -78,7 +89,7 @@ def test_values_of_a_file_arrive(group: str, choice: str) -> None:
     values = yaml.safe_load(text)
     values.pop("defaults", None)
     override = f"{group}={choice}"
-    config, _ = compose([override, *NEEDED.get(override, [])])
+    config, _ = compose([override, *given(override)])
     whole = group == "experiment"
     for name, value in values.items():
         if whole and isinstance(value, dict):
@@ -291,3 +302,9 @@ def test_only_a_plan_does_without_a_commit() -> None:
         compose(given)
     with pytest.raises(ConfigError, match=r"model\.revision is not set"):
         compose(["model=hub", "model.repo=a/b"], planned=True)
+
+
+def test_a_module_is_shown_pictures() -> None:
+    with pytest.raises(ConfigError, match=r"model\.kind is module, which has no tokenizer"):
+        compose(["model=efficientnet_lite0"])
+    compose(["model=efficientnet_lite0", "data=tar", "data.paths=[pictures.tar]"])

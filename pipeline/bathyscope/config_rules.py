@@ -247,6 +247,11 @@ def _images(config: Config) -> None:
         raise ConfigError(
             f"hooks.channels_last names {', '.join(sorted(extra))}, which hooks.points do not."
         )
+    if config.model.kind == "module" and config.data.kind not in _IMAGE_KINDS:
+        raise ConfigError(
+            f"model.kind is module, which has no tokenizer, and data.kind is {config.data.kind}. "
+            f"Show it pictures: data={', data='.join(_IMAGE_KINDS)}."
+        )
     if config.cluster.replica == "pipeline" and config.data.kind in _IMAGE_KINDS:
         raise ConfigError(
             "cluster.replica is pipeline, which passes on hidden states of token sequences, and "

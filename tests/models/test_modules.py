@@ -79,6 +79,13 @@ def test_the_dtype_is_that_of_the_run(weights: Path) -> None:
     assert {p.dtype for p in loaded.model.parameters()} == {torch.bfloat16}
 
 
+def test_a_module_is_not_spread_over_devices(weights: Path) -> None:
+    path = str(weights / "net.pth")
+    load_module("small_nets:Net", {"width": 6}, path, dtype=torch.float32, device="cpu")
+    with pytest.raises(ModelError, match="device_map is 'balanced', but a module is loaded on one"):
+        load_module("small_nets:Net", {"width": 6}, path, dtype=torch.float32, device="balanced")
+
+
 def test_shapes_are_known_without_data() -> None:
     empty = empty_module("small_nets:Net", {"width": 6})
     assert all(p.is_meta for p in empty.parameters())

@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from bathyscope.errors import BathyscopeError, ReplicaLost
+from bathyscope.jobs.cluster_ray import own_error
 from bathyscope.jobs.unit import AuditGuard, FollowerGuard
 from bathyscope.runs.work import Work
 from bathyscope.stages.stage import Guard, Outcome, joined
@@ -50,17 +51,17 @@ class Crew:
         over = threading.Event()
         threading.Thread(target=_watch, args=(futures, over), daemon=True).start()
         try:
-            mine = in_turn(self._stage, unit, context, Numbered(guard, number), number)
+            guard.turn = number
+            mine = in_turn(self._stage, unit, context, guard, number)
             return joined([mine, *ray.get(futures)], self._work.segment, unit)
-        except RayTaskError as error:
-            raise _own(error) from error
+        except ReplicaLost:
+            raise
+        except (BathyscopeError, RayTaskError) as error:
+            # All are in step; none may still write when the lease is given back.
+            ray.wait(futures, num_returns=len(futures))
+            raise own_error(error) from error
         except RayError as error:
             raise ReplicaLost(f"A process of the replica is gone: {error}") from error
-        except BathyscopeError as error:
-            if not isinstance(error, ReplicaLost):
-                # The others are in step; none may still write when the lease is given back.
-                ray.wait(futures, num_returns=len(futures))
-            raise
         finally:
             over.set()
 
@@ -79,12 +80,13 @@ def follow(
 
     Raises what the stage raises, and `ReplicaLost`.
     """
-    guard: Guard
+    guard: AuditGuard | FollowerGuard
     if lease is None:
         guard = AuditGuard(_silent)
     else:
         guard = FollowerGuard(Leases(objects, work.segment.name), lease)
-    return in_turn(stage, unit, context, Numbered(guard, number), number)
+    guard.turn = number
+    return in_turn(stage, unit, context, guard, number)
 
 
 def in_turn(stage: Any, unit: Unit, context: Any, guard: Guard, number: int) -> Outcome:
@@ -101,27 +103,6 @@ def in_turn(stage: Any, unit: Unit, context: Any, guard: Guard, number: int) -> 
     return outcome
 
 
-class Numbered:
-    """A guard that also says which turn the unit has."""
-
-    def __init__(self, guard: Guard, number: int) -> None:
-        self._guard = guard
-        self.turn: int | None = number
-
-    @property
-    def keep(self) -> bool:
-        """Whether shards are stored."""
-        return self._guard.keep
-
-    def check(self) -> None:
-        """Confirm the lease."""
-        self._guard.check()
-
-    def progress(self, fraction: float, text: str = "") -> None:
-        """Say how far the unit is."""
-        self._guard.progress(fraction, text)
-
-
 def _watch(futures: list[Any], over: threading.Event) -> None:
     """End this process when another one is gone and the unit still waits for it."""
     waiting = list(futures)
@@ -131,7 +112,7 @@ def _watch(futures: list[Any], over: threading.Event) -> None:
             try:
                 ray.get(future)
             except RayTaskError as error:
-                if isinstance(_own(error), ReplicaLost):
+                if isinstance(own_error(error), ReplicaLost):
                     _end(over)
             except RayError:
                 _end(over)
@@ -141,11 +122,6 @@ def _end(over: threading.Event) -> None:
     # gloo raises by itself when a peer is gone; NCCL would wait for its own long timeout.
     if not over.wait(_GRACE_S):
         os._exit(1)
-
-
-def _own(error: RayTaskError) -> Exception:
-    cause = error.cause
-    return cause if isinstance(cause, BathyscopeError) else error
 
 
 def _silent(fraction: float, text: str) -> None:

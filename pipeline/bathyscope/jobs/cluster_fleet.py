@@ -18,7 +18,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from bathyscope.config import ClusterConfig
 from bathyscope.errors import BathyscopeError, JobError, StoreError
 from bathyscope.jobs.cluster_actors import start_workers, stop_workers
-from bathyscope.jobs.cluster_ray import resources_of_process, why_waiting
+from bathyscope.jobs.cluster_ray import own_error, resources_of_process, why_waiting
 from bathyscope.jobs.cluster_replica import PREPARING, READY, Replica
 from bathyscope.jobs.cluster_worker import Place, StageJob
 from bathyscope.jobs.sink import Sink
@@ -228,12 +228,6 @@ class Fleet:
             if node["Alive"]
             and all(node["Resources"].get(kind, 0) >= amount for kind, amount in need.items())
         } - self._refused
-
-
-def own_error(error: RayTaskError) -> Exception:
-    """Our own error as it was raised in the worker, or Ray's when it is another's."""
-    cause = error.cause
-    return cause if isinstance(cause, BathyscopeError) else error
 
 
 def _short(error: Exception) -> str:

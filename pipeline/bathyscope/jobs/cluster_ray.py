@@ -8,9 +8,10 @@ import time
 from collections.abc import Mapping
 
 import ray
+from ray.exceptions import RayTaskError
 
 from bathyscope.config import ClusterConfig
-from bathyscope.errors import ConfigError
+from bathyscope.errors import BathyscopeError, ConfigError
 from bathyscope.jobs.world import gpus_of_process, processes_of_replica
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,12 @@ def why_waiting(settings: ClusterConfig) -> str:
     count = processes_of_replica(settings)
     what = "each worker" if count == 1 else f"each of {count} processes of a worker"
     return f"{what} must fit on one of {nodes} node(s). {per_kind}"
+
+
+def own_error(error: Exception) -> Exception:
+    """Our own error as it was raised in another process, or the error itself when it is none."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return cause if isinstance(cause, BathyscopeError) else error
 
 
 def draining_nodes() -> dict[str, float | None]:

@@ -13,8 +13,8 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from bathyscope.config import ClusterConfig, Config
 from bathyscope.errors import LeaseLost, ReceiptConflict, ReplicaLost, StoreError
 from bathyscope.jobs.audit import audited
-from bathyscope.jobs.cluster_fleet import Fleet, own_error
-from bathyscope.jobs.cluster_ray import draining_nodes
+from bathyscope.jobs.cluster_fleet import Fleet
+from bathyscope.jobs.cluster_ray import draining_nodes, own_error
 from bathyscope.jobs.cluster_replica import Lane, Replica
 from bathyscope.jobs.cluster_worker import Did
 from bathyscope.jobs.packing import Packing

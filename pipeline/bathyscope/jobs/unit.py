@@ -29,6 +29,9 @@ Progress = Callable[[float, str], None]
 class UnitGuard:
     """Confirms the lease while a unit runs and passes its progress on; for several threads."""
 
+    keep = True
+    turn: int | None = None
+
     def __init__(self, leases: Leases, lease: Lease, report: Progress) -> None:
         self._leases = leases
         self._report = report
@@ -49,19 +52,12 @@ class UnitGuard:
             self.check()
         self._report(fraction, text)
 
-    @property
-    def keep(self) -> bool:
-        """What the unit makes is stored."""
-        return True
-
-    @property
-    def turn(self) -> None:
-        """This process is alone with the unit."""
-        return
-
 
 class FollowerGuard:
     """Confirms the lease of another process, which leads; for several threads."""
+
+    keep = True
+    turn: int | None = None
 
     def __init__(self, leases: Leases, lease: Lease) -> None:
         self._leases = leases
@@ -84,19 +80,12 @@ class FollowerGuard:
     def progress(self, fraction: float, text: str = "") -> None:
         """The leader says how far the unit is."""
 
-    @property
-    def keep(self) -> bool:
-        """What the unit makes is stored."""
-        return True
-
-    @property
-    def turn(self) -> None:
-        """Given by whoever runs several units at once."""
-        return
-
 
 class AuditGuard:
     """Stands by while a unit is done again to compare: nothing is stored, no lease is needed."""
+
+    keep = False
+    turn: int | None = None
 
     def __init__(self, report: Progress) -> None:
         self._report = report
@@ -107,16 +96,6 @@ class AuditGuard:
     def progress(self, fraction: float, text: str = "") -> None:
         """Say how far the unit is."""
         self._report(fraction, text)
-
-    @property
-    def keep(self) -> bool:
-        """Nothing is stored."""
-        return False
-
-    @property
-    def turn(self) -> None:
-        """This process is alone with the unit."""
-        return
 
 
 def do_task(

@@ -79,7 +79,16 @@ def load_module(
     dtype: torch.dtype,
     device: str | None = None,
 ) -> LoadedModel:
-    """Build the module and fill it. Raises ModelError where names or shapes do not match."""
+    """Build the module and fill it, on one device: `device`, else the GPU, else the CPU.
+
+    Raises ModelError where names or shapes do not match, and for a device map: how a module may be
+    spread over devices is not known.
+    """
+    if device not in (None, "cpu"):
+        raise ModelError(
+            f"model.device_map is {device!r}, but a module is loaded on one device. Leave it out, "
+            "or set it to cpu."
+        )
     path = weights_path(weights)
     module = build_module(factory, arguments).eval().requires_grad_(False)
     try:

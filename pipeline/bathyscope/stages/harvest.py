@@ -62,6 +62,12 @@ Batches = Callable[[Unit], Iterator[Tensor]]
 Captures = Callable[[Iterable[Tensor]], Iterator[dict[str, Tensor]]]
 
 
+def launching_thread() -> ThreadPoolExecutor:
+    """A thread that computes with as many threads as the one that makes it."""
+    count = torch.get_num_threads()
+    return ThreadPoolExecutor(1, "launcher", initializer=torch.set_num_threads, initargs=(count,))
+
+
 @dataclass
 class Context:
     """A loaded model and the store that it fills."""
@@ -84,7 +90,7 @@ class Context:
     writers: ThreadPoolExecutor
     channels_last: frozenset[str] = frozenset()
     """Hook points that give maps with channels last."""
-    launcher: ThreadPoolExecutor = field(default_factory=lambda: launching_thread())
+    launcher: ThreadPoolExecutor = field(default_factory=launching_thread)
     """The one thread that runs the model, for all units: a new one would begin with cold caches."""
     turns: Turns = field(default_factory=Turns)
     """One unit computes at a time, while the one before it is still written."""
@@ -199,12 +205,6 @@ def finish(config: Config, begun: Begun, receipts: StoredReceipts) -> Json:
     }
     publish(begun, facts)
     return facts
-
-
-def launching_thread() -> ThreadPoolExecutor:
-    """A thread that computes with as many threads as the one that makes it."""
-    count = torch.get_num_threads()
-    return ThreadPoolExecutor(1, "launcher", initializer=torch.set_num_threads, initargs=(count,))
 
 
 def writer_threads(count: int) -> ThreadPoolExecutor:
