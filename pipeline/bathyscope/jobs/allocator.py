@@ -2,8 +2,7 @@
 
 glibc maps large blocks anew for each tensor and returns them when it is freed. On a CPU a forward
 frees and asks for the same megabytes hundreds of times a second, and the kernel fills every page
-with zeros each time: a million page faults, and a tenth of the speed (`tests/benchmarks/harvest.py`
-with and without it).
+with zeros each time. `tests/benchmarks/allocator.py` shows what that costs.
 """
 
 from __future__ import annotations
