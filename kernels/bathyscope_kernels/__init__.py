@@ -10,6 +10,7 @@ from bathyscope_kernels.adam import RowSparseAdam, row_sparse_adam
 from bathyscope_kernels.attribution import sampled_dot
 from bathyscope_kernels.autoencode import Autoencoded, topk_autoencode
 from bathyscope_kernels.auxk import auxk_encode
+from bathyscope_kernels.auxk_error import auxk_error
 from bathyscope_kernels.backward import RowGradients, sparse_backward
 from bathyscope_kernels.batch_topk import batch_topk_encode
 from bathyscope_kernels.decode import decode_residual, sparse_decode
@@ -26,6 +27,7 @@ from bathyscope_kernels.gemm_select import (
 )
 from bathyscope_kernels.ragged import Ragged
 from bathyscope_kernels.ragged_decode import ragged_decode
+from bathyscope_kernels.row_lists import RowLists, decode_lists, topk_lists
 from bathyscope_kernels.threshold import Thresholded, l0, threshold_encode
 
 __all__ = [
@@ -37,12 +39,15 @@ __all__ = [
     "LargestEdges",
     "Ragged",
     "RowGradients",
+    "RowLists",
     "RowSparseAdam",
     "Threshold",
     "Thresholded",
     "TopK",
     "auxk_encode",
+    "auxk_error",
     "batch_topk_encode",
+    "decode_lists",
     "decode_residual",
     "gemm_select",
     "l0",
@@ -57,5 +62,6 @@ __all__ = [
     "topk_autoencode",
     "topk_edges",
     "topk_encode",
+    "topk_lists",
     "update_top_examples",
 ]

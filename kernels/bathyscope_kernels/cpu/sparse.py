@@ -81,3 +81,26 @@ def backward(
         grad.shape[1], x.shape[1], dW_dec, dW_enc, db_enc, grad_pre, threads(),
     )  # fmt: skip
     return dW_dec, dW_enc, db_enc
+
+
+def backward_of_decoder(
+    grad: Tensor, values: Tensor, W_dec: Tensor, lists: Lists
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the listed rows of W_dec, and that of the values [rows, k]."""
+    rows, dots = grad.new_empty(lists.latents.numel(), grad.shape[1]), torch.zeros_like(values)
+    call(
+        "backward_of_decoder", grad, values, W_dec, *lists, len(rows), values.shape[1],
+        grad.shape[1], rows, dots, threads(),
+    )  # fmt: skip
+    return rows, dots
+
+
+def backward_of_encoder(coefficients: Tensor, x: Tensor, lists: Lists) -> tuple[Tensor, Tensor]:
+    """The gradients of the listed rows of W_enc and of b_enc."""
+    listed = lists.latents.numel()
+    rows, biases = x.new_empty(listed, x.shape[1]), x.new_empty(listed)
+    call(
+        "backward_of_encoder", coefficients, x, lists.offsets, lists.entries, listed,
+        coefficients.shape[1], x.shape[1], rows, biases, threads(),
+    )  # fmt: skip
+    return rows, biases

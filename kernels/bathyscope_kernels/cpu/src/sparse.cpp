@@ -93,6 +93,49 @@ int64_t bathyscope_rows_by_latent(const float* coefficients, const int32_t* indi
 }
 
 // For each listed latent f over its entries (row r, value v), in one pass:
+//     g = grad[r] . W_dec[f],   dW_dec[f] += v * grad[r]
+// `dots` [rows, k] gets each g.
+void bathyscope_backward_of_decoder(const float* grad, const float* values, const float* W_dec,
+                                    const int64_t* latents, const int64_t* offsets,
+                                    const int64_t* entries, int64_t num_listed, int64_t k,
+                                    int64_t d, float* dW_dec, float* dots, int threads) {
+  ask_for_large_pages(dW_dec, num_listed * d);
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 32)
+  for (int64_t i = 0; i < num_listed; ++i) {
+    const float* decoder = W_dec + latents[i] * d;
+    float* out = dW_dec + i * d;
+    std::memset(out, 0, d * sizeof(float));
+    for (int64_t e = offsets[i]; e < offsets[i + 1]; ++e) {
+      const float* row = grad + entries[e] / k * d;
+      if (e + 1 < offsets[i + 1]) __builtin_prefetch(grad + entries[e + 1] / k * d);
+      dots[entries[e]] = dot(row, decoder, d);
+      add_scaled(out, row, values[entries[e]], d);
+    }
+  }
+}
+
+// For each listed latent f over its entries (row r, coefficient c): dW_enc[f] += c * x[r] and
+// db_enc[f] += c.
+void bathyscope_backward_of_encoder(const float* coefficients, const float* x,
+                                    const int64_t* offsets, const int64_t* entries,
+                                    int64_t num_listed, int64_t k, int64_t d, float* dW_enc,
+                                    float* db_enc, int threads) {
+  ask_for_large_pages(dW_enc, num_listed * d);
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 32)
+  for (int64_t i = 0; i < num_listed; ++i) {
+    float *out = dW_enc + i * d, bias = 0;
+    std::memset(out, 0, d * sizeof(float));
+    for (int64_t e = offsets[i]; e < offsets[i + 1]; ++e) {
+      if (e + 1 < offsets[i + 1]) __builtin_prefetch(x + entries[e + 1] / k * d);
+      float c = coefficients[entries[e]];
+      add_scaled(out, x + entries[e] / k * d, c, d);
+      bias += c;
+    }
+    db_enc[i] = bias;
+  }
+}
+
+// For each listed latent f over its entries (row r, value v), in one pass:
 //     g = grad[r] . W_dec[f] + grad_values[r, j]
 //     dW_dec[f] += v * grad[r],   dW_enc[f] += g * x[r],   db_enc[f] += g
 // `grad_values` may be null; `grad_pre` [rows, k] gets each g, or is null.
