@@ -15,6 +15,7 @@ from bathyscope.cli import compose
 from bathyscope.command_help import GROUPS, choices
 from bathyscope.config import Config, setting_names
 from bathyscope.config_rules import validate
+from bathyscope.dictionaries.kinds import ACTIVATIONS, KINDS
 from bathyscope.errors import ConfigError
 from support import changed
 
@@ -145,7 +146,9 @@ def test_the_dictionary_reads_the_only_hook_point_or_the_named_one() -> None:
 
 ABOVE_ZERO = [
     "data.image_size",
-    "hooks.batch_items", "hooks.writers", "dictionary.k", "dictionary.expansion", "train.epochs",
+    "hooks.batch_items", "hooks.writers", "dictionary.k", "dictionary.expansion",
+    "dictionary.group_rows",
+    "dictionary.bandwidth", "train.epochs",
     "train.batch_rows", "train.lr", "train.dead_after_epochs", "train.log_every",
     "store.unit_tokens", "store.min_units", "store.chunk_bytes", "store.shard_bytes",
     "store.streams", "store.window_chunks", "store.lease_s", "cluster.workers",
@@ -159,7 +162,7 @@ NOT_NEGATIVE = [
     "data.min_chars", "data.train_tokens", "data.held_out_tokens", "data.seed",
     "data.train_images", "data.held_out_images", "data.crops",
     "hooks.ring_bytes", "dictionary.num_latents", "train.warmup_share", "train.decay_share",
-    "train.auxk_weight",
+    "train.auxk_weight", "train.l0_weight", "train.l1_weight", "train.clip_norm",
     "train.seed", "store.items_per_unit", "store.memory_bytes", "cluster.threads",
     "cluster.gpus_per_worker", "cluster.stages", "cluster.drain_s", "hardware.gpu_reserved_bytes",
     "cluster.max_failures", "evaluate.splice_tokens", "evaluate.train_splice_tokens",
@@ -233,7 +236,9 @@ def test_every_number_is_checked() -> None:
         ("model.dtype", "auto, bfloat16, float16, float32"),
         ("model.attention", "sdpa, eager"),
         ("data.kind", "documentation, hf, jsonl, parquet, chat, tokens_bin, images, tar, arrays"),
-        ("dictionary.kind", "topk"),
+        ("dictionary.kind", ", ".join(KINDS)),
+        ("dictionary.activation", ", ".join(ACTIVATIONS)),
+        ("train.decoder_norm", "unit, free"),
         ("cluster.kind", "inline, local, address"),
     ],
 )
@@ -255,6 +260,18 @@ def test_choices_that_are_text(name: str, wanted: str) -> None:
         ({"url": ""}, r"url is not set"),
         ({"dictionary__hook": "mlp_out.1"}, r"hooks\.points are \['resid_post\.9'\]\. Add it"),
         ({"hooks__points": ["a", "b"]}, r"say which of them .* dictionary\.hook"),
+        (
+            {"dictionary__outputs": ["mlp_out.1"]},
+            r"dictionary\.outputs has 'mlp_out\.1', but hooks\.points are",
+        ),
+        (
+            {"dictionary__inputs": ["resid_post.9", "resid_post.9"]},
+            r"dictionary\.inputs are .*once",
+        ),
+        (
+            {"dictionary__hook": "resid_post.9", "dictionary__inputs": ["resid_post.9"]},
+            r"Set one of them",
+        ),
         ({"data__held_out_share": 0.0}, r"data\.held_out_share is 0\.0"),
         ({"data__held_out_share": 1.0}, r"data\.held_out_share is 1\.0"),
         ({"data__held_out_share": math.nan}, r"data\.held_out_share is nan"),

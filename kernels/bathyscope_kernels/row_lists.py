@@ -96,7 +96,7 @@ def decode_lists(
     if b_dec is not None and b_dec.shape != W_dec.shape[1:]:
         raise ValueError(f"got b_dec {list(b_dec.shape)}, wanted [{W_dec.shape[1]}]")
     _check_dtypes(values=values, W_dec=W_dec, b_dec=b_dec)
-    return _Decode.apply(values, indices, used, W_dec, b_dec, workspace_bytes)  # type: ignore[no-any-return]
+    return _Decode.apply(values, indices, used, W_dec, b_dec, workspace_bytes)
 
 
 class _Encode(torch.autograd.Function):

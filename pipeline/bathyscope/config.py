@@ -104,11 +104,24 @@ class DictionaryConfig:
     """The sparse dictionary."""
 
     name: str = option("main", "its folder in the run; another name keeps both")
-    kind: str = option("topk", "kind of dictionary: topk")
+    kind: str = option(
+        "autoencoder",
+        "autoencoder, transcoder, skip_transcoder, crosscoder or cross_layer_transcoder",
+    )
+    activation: str = option("topk", "topk, batch_topk, jumprelu, relu or gated")
     hook: str | None = option(None, "hook point it reads; null takes the only one")
+    inputs: list[str] = option([], "hook points it reads, where they are several; in their order")
+    outputs: list[str] = option([], "hook points it writes, where they are others (transcoders)")
     expansion: int = option(8, "latents per input dimension, when num_latents is 0")
-    num_latents: int = option(0, "number of latents; 0 takes expansion times the width")
-    k: int = option(32, "active latents per row")
+    num_latents: int = option(0, "number of latents, of each layer of a CLT; 0: by expansion")
+    k: int = option(32, "active latents per row that are wanted, of each layer of a CLT")
+    group_rows: int = option(1024, "rows that share k * group_rows active latents (batch_topk)")
+    bandwidth: float = option(
+        0.5, "band that trains thresholds, in deviations of pre-activations (jumprelu)"
+    )
+    prefixes: list[float] = option(
+        [], "shares of the latents that reconstruct by themselves (Matryoshka), ascending to 1"
+    )
 
 
 @dataclass
@@ -124,6 +137,10 @@ class TrainConfig:
     dead_after_epochs: float = option(
         0.5, "a latent is dead after this many epochs of training tokens without firing"
     )
+    l0_weight: float = option(10.0, "weight of (L0 / k - 1)^2 (jumprelu)")
+    l1_weight: float = option(0.0, "weight of the L1 penalty (relu, gated); 0 lets it follow L0")
+    decoder_norm: str = option("unit", "unit: decoder rows have norm 1; free: they are left alone")
+    clip_norm: float = option(0.0, "gradients are scaled down to this norm; 0 never does")
     seed: int = option(0, "initial weights and order of rows")
     log_every: int = option(10, "steps between two points of the training curve")
 
@@ -266,8 +283,19 @@ class Config:
 
     @property
     def hook(self) -> str:
-        """The hook point that the dictionary reads."""
-        return self.dictionary.hook or self.hooks.points[0]
+        """The hook point that the dictionary reads, the first of several."""
+        return self.inputs[0]
+
+    @property
+    def inputs(self) -> list[str]:
+        """The hook points that the dictionary reads."""
+        chosen = self.dictionary
+        return list(chosen.inputs) or [chosen.hook or self.hooks.points[0]]
+
+    @property
+    def outputs(self) -> list[str]:
+        """The hook points that it writes; those that it reads where no others are set."""
+        return list(self.dictionary.outputs) or self.inputs
 
 
 def setting_names(kind: type = Config, prefix: str = "") -> list[str]:

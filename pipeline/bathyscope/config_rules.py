@@ -11,6 +11,14 @@ from bathyscope.errors import ConfigError
 _FILE_KINDS = ("jsonl", "parquet", "chat", "tokens_bin")
 _TEXT_KINDS = ("documentation", "hf", *_FILE_KINDS)
 _IMAGE_KINDS = ("images", "tar", "arrays")
+_DICTIONARIES = (
+    "autoencoder",
+    "transcoder",
+    "skip_transcoder",
+    "crosscoder",
+    "cross_layer_transcoder",
+)
+_ACTIVATIONS = ("topk", "batch_topk", "jumprelu", "relu", "gated")
 
 
 def validate(config: Config, *, planned: bool = False) -> None:
@@ -23,7 +31,9 @@ def validate(config: Config, *, planned: bool = False) -> None:
     _one_of("model.attention", config.model.attention, ("sdpa", "eager"))
     _one_of("data.kind", config.data.kind, (*_TEXT_KINDS, *_IMAGE_KINDS))
     _one_of("data.token_dtype", config.data.token_dtype, ("uint16", "uint32", "int32"))
-    _one_of("dictionary.kind", config.dictionary.kind, ("topk",))
+    _one_of("dictionary.kind", config.dictionary.kind, _DICTIONARIES)
+    _one_of("dictionary.activation", config.dictionary.activation, _ACTIVATIONS)
+    _one_of("train.decoder_norm", config.train.decoder_norm, ("unit", "free"))
     _one_of("store.codec", config.store.codec, ("none", "zstd_bitshuffle", "int8", "fp8"))
     _one_of("cluster.kind", config.cluster.kind, ("inline", "local", "address"))
     _one_of("cluster.replica", config.cluster.replica, ("accelerate", "pipeline"))
@@ -95,6 +105,8 @@ def _positive(config: Config) -> None:
         "hooks.writers",
         "dictionary.k",
         "dictionary.expansion",
+        "dictionary.group_rows",
+        "dictionary.bandwidth",
         "train.epochs",
         "train.batch_rows",
         "train.lr",
@@ -142,6 +154,9 @@ def _not_negative(config: Config) -> None:
         "train.warmup_share",
         "train.decay_share",
         "train.auxk_weight",
+        "train.l0_weight",
+        "train.l1_weight",
+        "train.clip_norm",
         "train.seed",
         "store.items_per_unit",
         "store.memory_bytes",
@@ -176,16 +191,29 @@ def _value(config: Config, name: str) -> Any:
 
 
 def _hook(config: Config) -> None:
-    points, hook = config.hooks.points, config.dictionary.hook
-    if hook is not None and hook not in points:
+    points, chosen = config.hooks.points, config.dictionary
+    if chosen.hook is not None and chosen.inputs:
         raise ConfigError(
-            f"dictionary.hook is {hook!r}, but hooks.points are {points}. Add it there, or choose "
-            "one of them."
+            f"dictionary.hook is {chosen.hook!r} and dictionary.inputs are {chosen.inputs}. Set "
+            "one of them: hook where the dictionary reads one hook point."
         )
-    if hook is None and len(points) > 1:
+    named = [chosen.hook] if chosen.hook is not None else chosen.inputs
+    for setting, names in (
+        ("hook" if chosen.hook else "inputs", named),
+        ("outputs", chosen.outputs),
+    ):
+        for name in names:
+            if name not in points:
+                raise ConfigError(
+                    f"dictionary.{setting} has {name!r}, but hooks.points are {points}. Add it "
+                    "there, or choose one of them."
+                )
+        if len(set(names)) < len(names):
+            raise ConfigError(f"dictionary.{setting} are {names}: name each hook point once.")
+    if not named and len(points) > 1:
         raise ConfigError(
             f"hooks.points are {points}: say which of them the dictionary reads with "
-            "dictionary.hook."
+            "dictionary.hook, or with dictionary.inputs."
         )
 
 

@@ -36,8 +36,8 @@ from torch import Tensor
 from bathyscope.cli import compose
 from bathyscope.commands.run import run as run_stages
 from bathyscope.config import Config
+from bathyscope.dictionaries.dictionary import Dictionary
 from bathyscope.dictionaries.files import from_files, to_files
-from bathyscope.dictionaries.topk import TopK
 from bathyscope.evaluation.splice import Restart, add_batch
 from bathyscope.metrics.reconstruction import Reconstruction
 from bathyscope.metrics.splice import CLEAN, TokenLosses
@@ -58,7 +58,7 @@ from bathyscope.stores.shards import ArraySpec
 from bathyscope.stores.units import create_segment, encoded, write_unit
 from bathyscope.training.initial import initial_topk
 from bathyscope.training.loop import Plan, train
-from bathyscope.training.step import TopKStep
+from bathyscope.training.step import Step
 from bathyscope.values import HELD_OUT, TRAIN, Receipt, Unit, UnitPlan
 from bench import arguments, conclude, folder
 
@@ -225,7 +225,7 @@ def _fvu(data: Data, rows: Tensor, chosen: Tensor, dimensions: list[int]) -> flo
     return float(f"{sums.results()['fvu']:.3g}")
 
 
-def trained(data: Data, codec: str, seed: int, config: Config, base: Path) -> TopK:
+def trained(data: Data, codec: str, seed: int, config: Config, base: Path) -> Dictionary:
     """The dictionary of a codec, in the units of the data; kept for the next call."""
     kept_at = base / f"{data.name}-{codec}-{seed}"
     names = ("config.json", "model.safetensors")
@@ -254,7 +254,7 @@ def trained(data: Data, codec: str, seed: int, config: Config, base: Path) -> To
         mean=torch.from_numpy(moments(data.train[~data.sinks]).mean).float() / data.divisor,
         seed=seed,
     )
-    step = TopKStep(
+    step = Step(
         dictionary,
         lr=settings.lr,
         auxk_weight=settings.auxk_weight,
@@ -271,7 +271,7 @@ def trained(data: Data, codec: str, seed: int, config: Config, base: Path) -> To
 
 
 @torch.no_grad()
-def held_out_fvu(data: Data, dictionary: TopK) -> float:
+def held_out_fvu(data: Data, dictionary: Dictionary) -> float:
     """FVU of the held-out rows before the codec, in the units of the data."""
     found = Reconstruction(data.held_out.shape[1])
     for block in data.held_out.split(8192):
@@ -304,7 +304,7 @@ def delta_ce(config: Config, run: Run, variants: dict[str, Any]) -> dict[str, fl
     return {name: change_of_ce(found[CLEAN], found[name]) for name in variants}
 
 
-def spliced_by(data: Data, dictionary: TopK) -> Any:
+def spliced_by(data: Data, dictionary: Dictionary) -> Any:
     """The reconstruction of the model's own activations by a dictionary of the data."""
 
     def reconstruct(x: Tensor) -> Tensor:

@@ -9,14 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from bathyscope.dictionaries.dictionary import Dictionary, topk_autoencoder
 from bathyscope.dictionaries.files import FORMAT_VERSION, from_files, to_files
-from bathyscope.dictionaries.topk import TopK
 from bathyscope.errors import ModelError
 
 
-def made(dtype: torch.dtype = torch.float32) -> TopK:
+def made(dtype: torch.dtype = torch.float32) -> Dictionary:
     torch.manual_seed(0)
-    dictionary = TopK(d_in=3, num_latents=5, k=2, hook_point="resid_post.1", dtype=dtype)
+    dictionary = topk_autoencoder(
+        d_in=3, num_latents=5, k=2, hook_point="resid_post.1", dtype=dtype
+    )
     with torch.no_grad():
         for parameter in dictionary.parameters():
             parameter.copy_(torch.randn_like(parameter))
@@ -40,22 +42,38 @@ def test_round_trip_gives_the_same_tensors_and_bytes(dtype: torch.dtype) -> None
         assert other.dtype == dtype
         assert torch.equal(other, parameter)
         assert not other.requires_grad
-    assert (read.k, read.columns, read.training) == (2, dictionary.columns, False)
+    assert (read.k, read.inputs, read.training) == (2, dictionary.inputs, False)
     assert to_files(read, {}) == written
 
 
 def test_config_names_everything() -> None:
-    config = json.loads(to_files(made(), {"input_scale": 2.5})["config.json"])
+    config = json.loads(to_files(made(), {"scales": {"resid_post.1": 2.5}})["config.json"])
+    columns = [{"hook_point": "resid_post.1", "start": 0, "stop": 3}]
     assert config == {
         "format_version": FORMAT_VERSION,
-        "kind": "topk",
+        "kind": "autoencoder",
+        "activation": "topk",
         "num_latents": 5,
         "d_in": 3,
+        "d_out": 3,
         "k": 2,
-        "columns": [{"hook_point": "resid_post.1", "start": 0, "stop": 3}],
+        "inputs": columns,
+        "outputs": columns,
+        "subtracts_b_dec": True,
+        "prefixes": [],
         "dtype": "float32",
-        "input_scale": 2.5,
+        "scales": {"resid_post.1": 2.5},
     }
+
+
+def test_the_first_version_is_read() -> None:
+    written = to_files(made(), {})
+    old = {
+        "format_version": 1, "kind": "topk", "num_latents": 5, "d_in": 3, "k": 2,
+        "columns": [{"hook_point": "resid_post.1", "start": 0, "stop": 3}], "dtype": "float32",
+    }  # fmt: skip
+    read = from_files(json.dumps(old).encode(), written["model.safetensors"])
+    assert to_files(read, {}) == written
 
 
 def test_weights_are_plain_safetensors_with_latents_as_rows() -> None:
@@ -67,11 +85,12 @@ def test_weights_are_plain_safetensors_with_latents_as_rows() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "crosscoder"}, "kind 'crosscoder'"),
-        ({"kind": None}, "kind None"),
+        ({"kind": "lorsa"}, "dictionary.kind is 'lorsa'"),
+        ({"kind": "crosscoder"}, "a crosscoder several"),
+        ({"activation": "softmax"}, "dictionary.activation is 'softmax'"),
+        ({"format_version": 1}, "kind 'topk' of version 1"),
         ({"format_version": FORMAT_VERSION + 1}, f"format version {FORMAT_VERSION + 1}"),
         ({"num_latents": 6}, r"different dictionaries"),
-        ({"d_in": 4}, r"\(5, 4\).*different dictionaries"),
         ({"dtype": "float16"}, r"torch\.float16.*different dictionaries"),
     ],
 )
@@ -102,7 +121,7 @@ def test_cut_off_weights_are_refused(num_bytes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"columns": []}, {"columns": None}, {"dtype": "complex"}, {"k": "two"}, {"k": 6}]
+    "changes", [{"inputs": []}, {"outputs": None}, {"dtype": "complex"}, {"k": "two"}, {"k": 6}]
 )
 def test_a_config_with_odd_values_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match=r"config\.json does not describe"):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from bathyscope.dictionaries.topk import TopK
-from bathyscope.training.initial import initial_topk
+from bathyscope.dictionaries.dictionary import Dictionary, topk_autoencoder
+from bathyscope.training.initial import initialise
 
 Rows = Callable[[int, int], Tensor]
 WIDTH, TRUE_DIRECTIONS, ACTIVE = 16, 32, 3
@@ -38,17 +38,16 @@ def planted(directions: Tensor) -> Rows:
 
 
 @pytest.fixture
-def fresh(planted: Rows) -> Callable[..., TopK]:
+def fresh(planted: Rows) -> Callable[..., Dictionary]:
     """`fresh(num_latents=…, k=…, seed=…)`: a dictionary before its first step."""
 
-    def make(num_latents: int = 64, k: int = ACTIVE, seed: int = 0) -> TopK:
-        return initial_topk(
-            d_in=WIDTH,
-            num_latents=num_latents,
-            k=k,
-            hook_point="resid_post.0",
-            mean=planted(2048, 0).mean(0),
-            seed=seed,
-        )
+    def make(num_latents: int = 64, k: int = ACTIVE, seed: int = 0) -> Dictionary:
+        dictionary = topk_autoencoder(
+            d_in=WIDTH, num_latents=num_latents, k=k, hook_point="resid_post.0",
+            dtype=torch.float32,
+        )  # fmt: skip
+        rows = planted(2048, 0)
+        initialise(dictionary, x=rows, y=rows, mean=rows.mean(0), seed=seed)
+        return dictionary
 
     return make

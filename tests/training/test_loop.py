@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bathyscope.dictionaries.topk import TopK
+from bathyscope.dictionaries.dictionary import Dictionary, topk_autoencoder
 from bathyscope.errors import NonFiniteError, StoreError
 from bathyscope.metrics.controls import SecondMoments
-from bathyscope.training.loop import Plan, Point, train
-from bathyscope.training.step import StepFigures, TopKStep
+from bathyscope.training.loop import Plan, Point, Scaled, train
+from bathyscope.training.step import Step, StepFigures, StepSettings
 
 SIZES = (3, 5)
 ORDER = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4)]
@@ -52,24 +52,29 @@ class Recorder:
     def set_lr(self, lr: float) -> None:
         self.rates.append(lr)
 
-    def step(self, x: Tensor) -> StepFigures:
+    def step(self, x: Tensor, y: Tensor) -> StepFigures:
         assert x.dtype == torch.float32
+        assert y is x
         if len(self.seen) == self.fails_at:
             raise NonFiniteError("the loss became nan")
         self.seen.append(float(x[0, 0]))
         return StepFigures(1.0, 1.0, 0.0, 2.0, 0.0, self.rates[-1])
 
 
-def plan(epochs: int = 2, log_every: int = 3, scale: float = 2.0) -> Plan:
+def plan(epochs: int = 2, log_every: int = 3) -> Plan:
     return Plan(
-        epochs=epochs, lr=6.0, warmup_share=0.25, decay_share=0.25, seed=11, scale=scale,
-        log_every=log_every,
-    )  # fmt: skip
+        epochs=epochs, lr=6.0, warmup_share=0.25, decay_share=0.25, seed=11, log_every=log_every
+    )
+
+
+def scaled(scale: float = 2.0, width: int = 2) -> Scaled:
+    dictionary = topk_autoencoder(d_in=width, num_latents=4, k=1, dtype=torch.float32)
+    return Scaled(dictionary, torch.full((width,), scale))
 
 
 def test_every_batch_once_in_order_divided_by_the_scale() -> None:
     batches, recorder = Numbered(), Recorder()
-    train(recorder, batches, plan=plan())  # type: ignore[arg-type]
+    train(recorder, batches, plan=plan(), scaled=scaled())  # type: ignore[arg-type]
     assert batches.asked == [(11, epoch, step) for epoch, step in ORDER]
     assert recorder.seen == [number / 2 for number in range(8)]
     assert recorder.rates == pytest.approx([3, 6, 6, 6, 6, 6, 6, 3])
@@ -80,13 +85,13 @@ def test_every_batch_once_in_order_divided_by_the_scale() -> None:
     ("log_every", "steps"), [(1, [1, 2, 3, 4, 5, 6, 7, 8]), (3, [1, 4, 7, 8]), (100, [1, 8])]
 )
 def test_points_of_the_curve(log_every: int, steps: list[int]) -> None:
-    curve = train(Recorder(), Numbered(), plan=plan(log_every=log_every))  # type: ignore[arg-type]
+    curve = train(Recorder(), Numbered(), plan=plan(log_every=log_every), scaled=scaled())  # type: ignore[arg-type]
     assert [point.step for point in curve] == steps
     assert [point.tokens for point in curve] == [4 * step for step in steps]
 
 
 def test_the_last_point_is_there_once_when_it_falls_on_the_interval() -> None:
-    curve = train(Recorder(), Numbered(), plan=plan(log_every=7))  # type: ignore[arg-type]
+    curve = train(Recorder(), Numbered(), plan=plan(log_every=7), scaled=scaled())  # type: ignore[arg-type]
     assert [point.step for point in curve] == [1, 8]
 
 
@@ -96,7 +101,7 @@ def test_report_hears_of_every_step() -> None:
     def report(done: int, total: int, point: Point) -> None:
         told.append((done, total, point.step))
 
-    train(Recorder(), Numbered(), plan=plan(), report=report)  # type: ignore[arg-type]
+    train(Recorder(), Numbered(), plan=plan(), scaled=scaled(), report=report)  # type: ignore[arg-type]
     assert told == [(step, 8, step) for step in range(1, 9)]
 
 
@@ -105,7 +110,7 @@ def test_one_step_is_enough() -> None:
         def num_steps(self, seed: int, epoch: int) -> int:
             return 1
 
-    curve = train(Recorder(), One(), plan=plan(epochs=1))  # type: ignore[arg-type]
+    curve = train(Recorder(), One(), plan=plan(epochs=1), scaled=scaled())  # type: ignore[arg-type]
     assert [(point.step, point.tokens) for point in curve] == [(1, 4)]
 
 
@@ -113,14 +118,14 @@ def test_one_step_is_enough() -> None:
 def test_an_error_of_the_reader_reaches_the_caller_after_the_good_batches(number: int) -> None:
     recorder = Recorder()
     with pytest.raises(StoreError, match=f"chunk of step {number} is damaged"):
-        train(recorder, Numbered(fails_at=number), plan=plan())  # type: ignore[arg-type]
+        train(recorder, Numbered(fails_at=number), plan=plan(), scaled=scaled())  # type: ignore[arg-type]
     assert len(recorder.seen) == number
 
 
 def test_after_an_error_of_the_step_nothing_more_is_read() -> None:
     batches = Numbered()
     with pytest.raises(NonFiniteError):
-        train(Recorder(fails_at=2), batches, plan=plan())  # type: ignore[arg-type]
+        train(Recorder(fails_at=2), batches, plan=plan(), scaled=scaled())  # type: ignore[arg-type]
     # Batches 0 to 2 were used; up to two more were read ahead.
     assert 3 <= len(batches.asked) <= 5
 
@@ -139,16 +144,16 @@ class Planted:
         return self.rows(self.batch_rows, 1000 * (seed + 1) + 300 * epoch + step)
 
 
-def learn(fresh: Callable[..., TopK], rows: Callable[[int, int], Tensor]) -> TopK:
+def learn(fresh: Callable[..., Dictionary], rows: Callable[[int, int], Tensor]) -> Dictionary:
     dictionary = fresh()
-    step = TopKStep(dictionary, lr=1e-2, auxk_weight=1 / 32, dead_after_tokens=4096)
-    settings = Plan(epochs=2, lr=1e-2, warmup_share=0.05, decay_share=0.3, seed=0, scale=1.0)
-    train(step, Planted(rows), plan=settings)
+    step = Step(dictionary, StepSettings(auxk_weight=1 / 32, dead_after_tokens=4096), lr=1e-2)
+    settings = Plan(epochs=2, lr=1e-2, warmup_share=0.05, decay_share=0.3, seed=0)
+    train(step, Planted(rows), plan=settings, scaled=scaled(1.0, 16))
     return dictionary.requires_grad_(False)
 
 
 def test_training_finds_the_planted_directions_twice_the_same(
-    fresh: Callable[..., TopK], planted: Callable[[int, int], Tensor], directions: Tensor
+    fresh: Callable[..., Dictionary], planted: Callable[[int, int], Tensor], directions: Tensor
 ) -> None:
     dictionary = learn(fresh, planted)
     held_out, fitted = planted(4096, 1), SecondMoments(16)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from bathyscope.dictionaries.topk import TopK
+from bathyscope.dictionaries.dictionary import Dictionary, topk_autoencoder
 from bathyscope.errors import ConfigError, NonFiniteError
-from bathyscope.training.losses import autoencode, fired
-from bathyscope.training.step import TopKStep
+from bathyscope.training.losses import fvu
+from bathyscope.training.step import Step, StepSettings
 
 WEIGHT = 1 / 32
 NEVER = 10**9
@@ -26,7 +26,7 @@ WEIGHT_TOLERANCE = 1e-4
 class Dense:
     """The plainest correct step: dense scores, autograd, Adam, unit rows."""
 
-    def __init__(self, dictionary: TopK, lr: float, dead: Tensor | None) -> None:
+    def __init__(self, dictionary: Dictionary, lr: float, dead: Tensor | None) -> None:
         self.weights = {
             name: value.detach().clone().requires_grad_()
             for name, value in dictionary.named_parameters()
@@ -64,8 +64,8 @@ def batches(num: int, rows: int = 256, d: int = 24) -> list[Tensor]:
     ]
 
 
-def random_topk(num_latents: int = 192, d: int = 24, k: int = 8) -> TopK:
-    dictionary = TopK(d_in=d, num_latents=num_latents, k=k, dtype=torch.float32)
+def random_topk(num_latents: int = 192, d: int = 24, k: int = 8) -> Dictionary:
+    dictionary = topk_autoencoder(d_in=d, num_latents=num_latents, k=k, dtype=torch.float32)
     rows = normalize(torch.randn(num_latents, d, generator=torch.Generator().manual_seed(6)))
     with torch.no_grad():
         dictionary.W_enc.copy_(rows)
@@ -80,11 +80,13 @@ def test_twenty_steps_equal_dense_autograd(num_dead: int) -> None:
     dead = torch.zeros(192, dtype=torch.bool)
     dead[torch.randperm(192, generator=torch.Generator().manual_seed(1))[:num_dead]] = True
     reference = Dense(dictionary, 1e-3, dead if num_dead else None)
-    step = TopKStep(
-        dictionary, lr=1e-3, auxk_weight=WEIGHT if num_dead else 0.0, dead_after_tokens=NEVER
+    step = Step(
+        dictionary,
+        StepSettings(auxk_weight=WEIGHT if num_dead else 0.0, dead_after_tokens=NEVER),
+        lr=1e-3,
     )
     for x in batches(20):
-        step.silent_tokens[:] = torch.where(dead, NEVER, 0)
+        step.silent_tokens[0][:] = torch.where(dead, NEVER, 0)
         figures = step.step(x)
         assert figures.loss == pytest.approx(reference.step(x), rel=LOSS_TOLERANCE)
         assert (figures.auxk > 0) == (num_dead > 0)
@@ -94,11 +96,11 @@ def test_twenty_steps_equal_dense_autograd(num_dead: int) -> None:
 
 
 def test_figures_of_a_step() -> None:
-    step = TopKStep(random_topk(), lr=2e-3, auxk_weight=WEIGHT, dead_after_tokens=256)
+    step = Step(random_topk(), StepSettings(auxk_weight=WEIGHT, dead_after_tokens=256), lr=2e-3)
     x = batches(1)[0]
-    x_hat, latents, _ = autoencode(step.dictionary, x, step.dead)
-    unexplained = ((x - x_hat).square().sum() / (x - x.mean(0)).square().sum()).item()
-    silent = 1 - int(fired(latents, 192).sum()) / 192
+    latents, x_hat = step.dictionary.reconstruct(x)
+    unexplained = fvu(x, x_hat).item()
+    silent = 1 - len(latents.indices[latents.values > 0].unique()) / 192
     first = step.step(x)
     assert first.fvu == pytest.approx(unexplained, rel=1e-5)
     assert (first.auxk, first.loss, first.l0, first.lr) == (0.0, first.fvu, 8.0, 2e-3)
@@ -108,7 +110,7 @@ def test_figures_of_a_step() -> None:
 
 
 def test_decoder_rows_stay_unit_and_the_rate_is_obeyed() -> None:
-    step = TopKStep(random_topk(), lr=1e-2, auxk_weight=0.0, dead_after_tokens=NEVER)
+    step = Step(random_topk(), StepSettings(auxk_weight=0.0, dead_after_tokens=NEVER), lr=1e-2)
     for x in batches(3):
         step.step(x)
         torch.testing.assert_close(step.dictionary.W_dec.detach().norm(dim=1), torch.ones(192))
@@ -118,13 +120,15 @@ def test_decoder_rows_stay_unit_and_the_rate_is_obeyed() -> None:
     assert torch.equal(step.dictionary.W_enc, before)
 
 
-def axes_step(dead_after_tokens: int) -> TopKStep:
+def axes_step(dead_after_tokens: int) -> Step:
     """Latent i reads dimension i; nothing is learned."""
-    dictionary = TopK(d_in=3, num_latents=3, k=1, dtype=torch.float32)
+    dictionary = topk_autoencoder(d_in=3, num_latents=3, k=1, dtype=torch.float32)
     with torch.no_grad():
         dictionary.W_enc.copy_(torch.eye(3))
         dictionary.W_dec.copy_(torch.eye(3))
-    return TopKStep(dictionary, lr=0.0, auxk_weight=0.0, dead_after_tokens=dead_after_tokens)
+    return Step(
+        dictionary, StepSettings(auxk_weight=0.0, dead_after_tokens=dead_after_tokens), lr=0.0
+    )
 
 
 def rows_along(*dimensions: int) -> Tensor:
@@ -145,8 +149,8 @@ def test_silence_is_counted_in_rows_and_a_firing_ends_it() -> None:
         rows_along(2, 2),
     ):
         figures = step.step(x)
-        seen.append((step.silent_tokens.tolist(), step.dead.tolist()))
-        assert figures.dead_share == pytest.approx(len(step.dead) / 3)
+        seen.append((step.silent_tokens[0].tolist(), step.dead[0].tolist()))
+        assert figures.dead_share == pytest.approx(len(step.dead[0]) / 3)
     assert seen == [
         ([0, 4, 4], []),
         ([0, 8, 8], [1, 2]),
@@ -158,7 +162,7 @@ def test_silence_is_counted_in_rows_and_a_firing_ends_it() -> None:
 def test_a_value_of_zero_is_no_firing() -> None:
     step = axes_step(dead_after_tokens=8)
     step.step(-rows_along(0, 1, 2))
-    assert step.silent_tokens.tolist() == [3, 3, 3]
+    assert step.silent_tokens[0].tolist() == [3, 3, 3]
 
 
 @pytest.mark.parametrize("tokens", [0, -1])
@@ -170,7 +174,7 @@ def test_a_limit_below_one_token_is_refused(tokens: int) -> None:
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_a_batch_that_is_not_finite_changes_nothing(bad: float) -> None:
     dictionary = random_topk()
-    step = TopKStep(dictionary, lr=1e-3, auxk_weight=WEIGHT, dead_after_tokens=256)
+    step = Step(dictionary, StepSettings(auxk_weight=WEIGHT, dead_after_tokens=256), lr=1e-3)
     good = batches(3)
     step.step(good[0])
     twin = copy.deepcopy(step)
@@ -178,14 +182,14 @@ def test_a_batch_that_is_not_finite_changes_nothing(bad: float) -> None:
     x[17, 3] = bad
     with pytest.raises(NonFiniteError, match=r"training loss became .*Lower train\.lr"):
         step.step(x)
-    assert torch.equal(step.silent_tokens, twin.silent_tokens)
+    assert torch.equal(step.silent_tokens[0], twin.silent_tokens[0])
     assert step.step(good[2]) == twin.step(good[2])
     for name, parameter in twin.dictionary.named_parameters():
         assert torch.equal(getattr(dictionary, name), parameter), name
 
 
 def test_rows_without_variance_are_refused() -> None:
-    step = TopKStep(random_topk(), lr=1e-3, auxk_weight=WEIGHT, dead_after_tokens=NEVER)
+    step = Step(random_topk(), StepSettings(auxk_weight=WEIGHT, dead_after_tokens=NEVER), lr=1e-3)
     with pytest.raises(NonFiniteError, match="look for extreme rows"):
         step.step(torch.ones(8, 24))
 
@@ -194,7 +198,7 @@ NUM_PLANTED = 16
 REVIVAL_STEPS = 150
 
 
-def planted_dead(fresh: Callable[..., TopK]) -> TopK:
+def planted_dead(fresh: Callable[..., Dictionary]) -> Dictionary:
     """The first 16 latents read so faintly that they never come among the k largest."""
     dictionary = fresh()
     with torch.no_grad():
@@ -206,16 +210,18 @@ def planted_dead(fresh: Callable[..., TopK]) -> TopK:
     ("weight", "alive_at_least", "alive_at_most"), [(WEIGHT, 14, 16), (0, 0, 0)]
 )
 def test_auxk_revives_planted_dead_latents(
-    fresh: Callable[..., TopK],
+    fresh: Callable[..., Dictionary],
     planted: Callable[[int, int], Tensor],
     weight: float,
     alive_at_least: int,
     alive_at_most: int,
 ) -> None:
-    step = TopKStep(planted_dead(fresh), lr=3e-3, auxk_weight=weight, dead_after_tokens=1024)
+    step = Step(
+        planted_dead(fresh), StepSettings(auxk_weight=weight, dead_after_tokens=1024), lr=3e-3
+    )
     fired_once = torch.zeros(NUM_PLANTED, dtype=torch.bool)
     for number in range(REVIVAL_STEPS):
         step.step(planted(256, number))
-        fired_once |= step.silent_tokens[:NUM_PLANTED] == 0
+        fired_once |= step.silent_tokens[0][:NUM_PLANTED] == 0
     alive = int(fired_once.sum())
     assert alive_at_least <= alive <= alive_at_most

@@ -10,9 +10,9 @@ from bathyscope.commands.progress import size
 from bathyscope.config import Config
 from bathyscope.errors import DiskSpaceError
 from bathyscope.stages.harvest_layout import lay_out_rows
+from bathyscope.stages.hook_columns import num_latents
 from bathyscope.stages.inputs import is_of_images
 from bathyscope.stages.model import ModelPlan
-from bathyscope.stages.train import num_latents
 from bathyscope.stores.objects import local_path
 
 _SPARE_BYTES = 200 * 2**20

@@ -14,9 +14,9 @@ from bathyscope.config import Config
 from bathyscope.models.families import family_of
 from bathyscope.models.hook_points import layers_needed
 from bathyscope.stages.corpus import facts_for_plan
+from bathyscope.stages.hook_columns import num_latents
 from bathyscope.stages.inputs import is_of_images
 from bathyscope.stages.model import ModelPlan, plan_model
-from bathyscope.stages.train import num_latents
 from bathyscope.values import Json
 
 
@@ -43,8 +43,7 @@ def lines(config: Config, model: ModelPlan, needed: Estimate) -> list[str]:
         f"hooks      {hooks}; {end}",
         f"dtype      {model.dtype_name}: {model.dtype_reason}",
         f"corpus     {facts_for_plan(config)}, {items}",
-        f"dictionary {config.dictionary.name}: {config.dictionary.kind}, "
-        f"{num_latents(config, width):,} latents, k {config.dictionary.k}, on {config.hook}",
+        _dictionary(config, num_latents(config, width)),
         f"disk       {size(needed.total)}: {size(needed.activations)} of activations",
         # Of a plan for other hardware a line of its own says what it is.
         *([f"devices    {_devices(config)}"] if config.hardware.gpus_per_node is None else []),
@@ -93,6 +92,17 @@ def _figures(found: Capacity) -> Json:
         "units": found.units,
         "shards": found.shards,
     }
+
+
+def _dictionary(config: Config, latents: int) -> str:
+    chosen = config.dictionary
+    where = ", ".join(config.inputs)
+    if config.outputs != config.inputs:
+        where += f" to {', '.join(config.outputs)}"
+    return (
+        f"dictionary {chosen.name}: {chosen.activation} {chosen.kind.replace('_', ' ')}, "
+        f"{latents:,} latents, k {chosen.k}, on {where}"
+    )
 
 
 def _devices(config: Config) -> str:

@@ -1,4 +1,8 @@
-"""A dictionary as two files: `config.json` and `model.safetensors`. Never a pickle."""
+"""A dictionary as two files: `config.json` and `model.safetensors`. Never a pickle.
+
+Version 2 names the kind, the activation function and the column blocks of both matrices. Version 1
+had TopK autoencoders only, and is read.
+"""
 
 from __future__ import annotations
 
@@ -8,35 +12,36 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from bathyscope.dictionaries.activation_function import ActivationFunction
+from bathyscope.dictionaries.cross_layer import CrossLayerTranscoder
+from bathyscope.dictionaries.jumprelu import JumpReLU
+from bathyscope.dictionaries.kinds import AnyDictionary, make_dictionary
 from bathyscope.dictionaries.layout import ColumnBlock
-from bathyscope.dictionaries.topk import TopK
-from bathyscope.errors import ModelError
+from bathyscope.errors import ConfigError, ModelError
 from bathyscope.values import Json
 
-FORMAT_VERSION = 1
-_TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec")
+FORMAT_VERSION = 2
+_NOT_FOUND = (KeyError, IndexError, TypeError, AttributeError, ValueError)
 
 
-def to_files(dictionary: TopK, facts: Json) -> dict[str, bytes]:
+def to_files(dictionary: AnyDictionary, facts: Json) -> dict[str, bytes]:
     """The two files of a dictionary. `facts` go into config.json beside its own keys."""
     config = {
         "format_version": FORMAT_VERSION,
-        "kind": dictionary.kind,
-        "num_latents": dictionary.num_latents,
-        "d_in": dictionary.d_in,
-        "k": dictionary.k,
-        "columns": [c.to_dict() for c in dictionary.columns],
-        "dtype": str(dictionary.W_enc.dtype).removeprefix("torch."),
+        **dictionary.settings(),
+        "dtype": str(dictionary.parts[0].W_enc.dtype).removeprefix("torch."),
         **facts,
     }
-    tensors = {name: getattr(dictionary, name).detach().cpu().contiguous() for name in _TENSORS}
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in dictionary.state_dict().items()
+    }
     return {
         "config.json": json.dumps(config, indent=1).encode(),
         "model.safetensors": save(tensors),
     }
 
 
-def from_files(config_json: bytes, safetensors: bytes) -> TopK:
+def from_files(config_json: bytes, safetensors: bytes) -> AnyDictionary:
     """The dictionary that `to_files` wrote, ready to encode.
 
     Raises `ModelError` for an unknown kind or version, for tensors that do not fit, and for
@@ -50,14 +55,8 @@ def from_files(config_json: bytes, safetensors: bytes) -> TopK:
             f"A dictionary's config.json ({len(config_json)} bytes) and model.safetensors "
             f"({len(safetensors)} bytes) cannot be read: {error}. Copy or train it again."
         ) from error
-    if config.get("kind") != TopK.kind or config.get("format_version") != FORMAT_VERSION:
-        raise ModelError(
-            f"config.json says kind {config.get('kind')!r}, format version "
-            f"{config.get('format_version')!r}. This Bathyscope reads kind 'topk', version "
-            f"{FORMAT_VERSION}."
-        )
-    dictionary = _from_config(config)
-    wanted = {name: _described(getattr(dictionary, name)) for name in _TENSORS}
+    dictionary = _from_config(_version_2(config))
+    wanted = {name: _described(tensor) for name, tensor in dictionary.state_dict().items()}
     got = {name: _described(tensor) for name, tensor in tensors.items()}
     if wanted != got:
         raise ModelError(
@@ -68,21 +67,59 @@ def from_files(config_json: bytes, safetensors: bytes) -> TopK:
     return dictionary.eval().requires_grad_(False)
 
 
-def _from_config(config: Json) -> TopK:
+def _version_2(config: Json) -> Json:
+    """The configuration as this version writes it."""
+    version, kind = config.get("format_version"), config.get("kind")
+    if version == FORMAT_VERSION:
+        return config
+    if version == 1 and kind == "topk":
+        columns = config.get("columns")
+        return {
+            **config,
+            "kind": "autoencoder",
+            "activation": "topk",
+            "inputs": columns,
+            "outputs": columns,
+            "subtracts_b_dec": True,
+        }
+    raise ModelError(
+        f"config.json says format version {version!r}, kind {kind!r}. This Bathyscope reads "
+        f"version {FORMAT_VERSION}, and kind 'topk' of version 1."
+    )
+
+
+def _from_config(config: Json) -> AnyDictionary:
     try:
-        columns = [ColumnBlock.from_dict(c) for c in config["columns"]]
-        return TopK(
-            d_in=config["d_in"],
-            num_latents=config["num_latents"],
+        inputs = tuple(ColumnBlock.from_dict(block) for block in config["inputs"])
+        outputs = tuple(ColumnBlock.from_dict(block) for block in config["outputs"])
+        per_layer = config["kind"] == CrossLayerTranscoder.kind
+        dictionary = make_dictionary(
+            config["kind"],
+            inputs,
+            outputs,
+            activation=config["activation"],
             k=config["k"],
-            hook_point=columns[0].hook_point,
+            num_latents=config["latents_per_layer"][0] if per_layer else config["num_latents"],
             dtype=getattr(torch, config["dtype"]),
+            options=config,
+            prefixes=tuple(config.get("prefixes", ())),
+            subtracts_b_dec=config.get("subtracts_b_dec"),
         )
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        eps = config["eps_per_layer"] if per_layer else [config.get("eps")]
+        for part, of_part in zip(dictionary.parts, eps, strict=True):
+            _set_eps(part.activation, of_part)
+    except (*_NOT_FOUND, ConfigError) as error:
         raise ModelError(
             f"config.json does not describe a dictionary ({type(error).__name__}: {error}). "
-            "Wanted d_in, num_latents, k, columns and dtype as they were written."
+            "Wanted kind, activation, inputs, outputs, num_latents, k and dtype as they were "
+            "written."
         ) from error
+    return dictionary
+
+
+def _set_eps(activation: ActivationFunction, eps: float | None) -> None:
+    if isinstance(activation, JumpReLU) and eps is not None:
+        activation.eps = float(eps)
 
 
 def _described(tensor: torch.Tensor) -> tuple[tuple[int, ...], torch.dtype]:

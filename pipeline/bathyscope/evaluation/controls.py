@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bathyscope.dictionaries.topk import TopK
+from bathyscope.dictionaries.dictionary import Dictionary, topk_autoencoder
 from bathyscope.metrics.controls import PrincipalComponents, SecondMoments
 
 Reconstruct = Callable[[Tensor], Tensor]
@@ -22,7 +22,7 @@ Reconstruct = Callable[[Tensor], Tensor]
 class RandomDictionary:
     """Random unit directions, encoder the transpose of the decoder; one scale for all values."""
 
-    dictionary: TopK
+    dictionary: Dictionary
     mean: Tensor
     scale: float
 
@@ -48,11 +48,12 @@ def random_dictionary(
     scale = Σ (x - mean)·y / Σ y·y, with y the unscaled reconstruction of x - mean.
     """
     width = len(mean)
-    dictionary = TopK(d_in=width, num_latents=num_latents, k=k, dtype=torch.float32)
+    dictionary = topk_autoencoder(d_in=width, num_latents=num_latents, k=k, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     dictionary.W_dec.copy_(torch.randn(num_latents, width, generator=generator))
     dictionary.normalize_decoder()
     dictionary.W_enc.copy_(dictionary.W_dec)
+    assert dictionary.b_dec is not None
     dictionary.b_dec.copy_(mean)
     dictionary.to(mean.device)
     dot = norm = 0.0

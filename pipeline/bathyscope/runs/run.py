@@ -14,7 +14,7 @@ import pyarrow as pa
 import xxhash
 
 from bathyscope.dictionaries.files import from_files
-from bathyscope.dictionaries.topk import TopK
+from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.errors import FormatVersionError, MissingArtifact, StoreError
 from bathyscope.runs.activations import Rows
 from bathyscope.runs.corpus import Corpus
@@ -78,7 +78,7 @@ class Run:
         return _Lazy(self._activations, self._hook_points())
 
     @cached_property
-    def dictionaries(self) -> Mapping[str, TopK]:
+    def dictionaries(self) -> Mapping[str, AnyDictionary]:
         """Trained dictionaries by name."""
         return _Lazy(self._dictionary, self._complete(DICTIONARIES))
 
@@ -123,7 +123,7 @@ class Run:
         arrays = found.segments[0].arrays if found else ()
         return [array.name for array in arrays if array.scales_of is None]
 
-    def _dictionary(self, name: str) -> TopK:
+    def _dictionary(self, name: str) -> AnyDictionary:
         facts = self.manifest(f"{DICTIONARIES}/{name}").facts
         folder = self.objects.at(f"{DICTIONARIES}/{name}")
         weights = folder.get(facts["weights_key"])

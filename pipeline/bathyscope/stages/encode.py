@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from bathyscope.config import Config
-from bathyscope.dictionaries.topk import TopK
+from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.models.precision import default_device_kind
 from bathyscope.runs.activations import Rows
 from bathyscope.runs.identity import digest
@@ -33,7 +33,7 @@ _BATCH_ROWS = 8192
 class Context:
     """The dictionary and the rows it encodes."""
 
-    dictionary: TopK
+    dictionary: AnyDictionary
     rows: Rows
     objects: Objects
     segment: Segment
@@ -94,7 +94,9 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     rows = context.rows.unit_rows(unit)
     values, indices = [], []
     for start in range(0, len(rows), _BATCH_ROWS):
-        block = rows[start : start + _BATCH_ROWS].to(context.dictionary.W_enc.device).float()
+        block = (
+            rows[start : start + _BATCH_ROWS].to(context.dictionary.parts[0].W_enc.device).float()
+        )
         latents = context.dictionary.encode(block)
         values.append(latents.values.to(torch.bfloat16).cpu())
         indices.append(latents.indices.cpu())

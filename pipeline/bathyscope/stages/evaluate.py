@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.config import Config
-from bathyscope.dictionaries.topk import TopK
+from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.evaluation.controls import Reconstruct, fit_components, random_dictionary
 from bathyscope.evaluation.splice import Forward, Restart, Splice, add_batch
 from bathyscope.metrics.latents import LatentCounts
@@ -43,7 +43,7 @@ class Context:
     """What is measured, in what model, beside which controls and baselines."""
 
     rows: Rows
-    dictionary: TopK
+    dictionary: AnyDictionary
     reconstructions: dict[str, Reconstruct]
     """The dictionary and the controls, by name."""
     baselines: dict[str, Reconstruct]
@@ -145,7 +145,7 @@ def _last_item(corpus: Corpus, split: str, targets: int | None) -> int:
 
 
 def _reconstructions(
-    config: Config, rows: Rows, dictionary: TopK, mean: Tensor
+    config: Config, rows: Rows, dictionary: AnyDictionary, mean: Tensor
 ) -> dict[str, Reconstruct]:
     components = fit_components(
         _train_blocks(rows), width=rows.width, num=config.evaluate.control_components

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.config import Config
+from bathyscope.dictionaries.dictionary import Dictionary
 from bathyscope.features.logits import PromotedTokens as Promoted
 from bathyscope.features.logits import promoted_tokens
 from bathyscope.models.head import read_head
@@ -25,13 +26,16 @@ def promoted(config: Config, run: Run) -> Promoted | None:
     """
     dictionary = run.dictionaries[config.dictionary.name]
     head = read_head(model_folder(config))
-    if head is None or head.unembedding.shape[1] != dictionary.d_in:
+    writes = isinstance(dictionary, Dictionary) and len(dictionary.outputs) == 1
+    if not writes or head is None or head.unembedding.shape[1] != dictionary.d_out:
         logger.warning(
-            "promoted tokens are left out: %s does not write to the residual stream of a model "
-            "whose unembedding is known",
-            config.hook,
+            "promoted tokens are left out: a %s of %s does not write to the residual stream of a "
+            "model whose unembedding is known",
+            dictionary.kind,
+            ", ".join(config.outputs),
         )
         return None
+    assert isinstance(dictionary, Dictionary)
     return promoted_tokens(
         _float(dictionary.W_dec),
         head.unembedding,

@@ -1,4 +1,4 @@
-"""train: one dictionary on the training rows of one hook point.
+"""train: one dictionary on the training rows of its hook points.
 
 One unit: an interrupted training starts again.
 """
@@ -15,25 +15,26 @@ import xxhash
 
 from bathyscope.config import Config
 from bathyscope.dictionaries.files import to_files
-from bathyscope.dictionaries.topk import TopK
+from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.models.precision import default_device_kind
-from bathyscope.runs.activations import Rows
 from bathyscope.runs.identity import digest
 from bathyscope.runs.run import DICTIONARIES, Run
 from bathyscope.runs.tables import to_parquet
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
+from bathyscope.stages.hook_columns import HookColumns, hook_columns, new_dictionary
 from bathyscope.stages.masks import PROTOCOL, kept
 from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.stores.batches import ShuffledBatches
 from bathyscope.stores.objects import Objects
-from bathyscope.training.initial import initial_topk
-from bathyscope.training.loop import Plan, Point, train
-from bathyscope.training.step import TopKStep
+from bathyscope.training.calibration import calibrate
+from bathyscope.training.initial import initialise
+from bathyscope.training.loop import Plan, Point, Scaled, train
+from bathyscope.training.step import Step, StepSettings
 from bathyscope.values import TRAIN, Json, Receipt, Unit, UnitPlan
 
 NAME = "train"
-SEMANTICS = 4
+SEMANTICS = 5
 
 
 @dataclass
@@ -41,33 +42,29 @@ class Context:
     """The rows that are trained on, and where the dictionary goes."""
 
     config: Config
-    rows: Rows
+    columns: HookColumns
     objects: Objects
     segment: str
 
 
 def units(config: Config) -> Work:
     """One unit, identified by the activations and the settings of dictionary and training."""
-    rows = Run(config.url).activations[config.hook]
-    dictionary, train = config.dictionary, config.train
+    columns = hook_columns(config, Run(config.url))
+    with torch.device("meta"):
+        # Making it checks every size, and costs nothing there.
+        settings = new_dictionary(config, columns).settings()
     identity: Json = {
         "stage": NAME,
         "semantics": SEMANTICS,
-        "activations": digest(rows.identity),
-        "hook": config.hook,
-        "dictionary": {
-            "kind": dictionary.kind,
-            "num_latents": num_latents(config, rows.width),
-            "k": dictionary.k,
-        },
-        "train": {key: value for key, value in vars(train).items() if key != "log_every"},
+        "activations": digest(columns.inputs[0].identity),
+        "dictionary": settings,
+        "train": {key: value for key, value in vars(config.train).items() if key != "log_every"},
         "streams": config.store.streams,
         "window_chunks": config.store.window_chunks,
     }
-    _check_k(config, rows.width)
     return Work(
         NAME,
-        f"{DICTIONARIES}/{dictionary.name}",
+        f"{DICTIONARIES}/{config.dictionary.name}",
         identity,
         UnitPlan((("all", 0, 1),), 1),
         unit_name="trainings",
@@ -79,37 +76,33 @@ def units(config: Config) -> Work:
 
 
 def open(config: Config, work: Work) -> Context:
-    """The reader of the training rows."""
+    """The readers of the training rows."""
     artifact = Objects(config.url).at(work.artifact)
-    rows = Run(config.url).activations[config.hook]
-    return Context(config, rows, artifact, work.segment.name)
+    return Context(config, hook_columns(config, Run(config.url)), artifact, work.segment.name)
 
 
 def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
-    """Train, fold the input scale in, and write the two files and the curve."""
-    config, rows = context.config, context.rows
-    statistics = rows.moments(TRAIN, kept)
-    scale = statistics.mean_squared_deviation**0.5
-    batches = rows.batches(
-        TRAIN,
-        kept,
-        batch_rows=config.train.batch_rows,
-        streams=config.store.streams,
-        window_chunks=config.store.window_chunks,
-        memory_bytes=config.store.memory_bytes,
-    )
-    dictionary = initial_topk(
-        d_in=rows.width,
-        num_latents=num_latents(config, rows.width),
-        k=config.dictionary.k,
-        hook_point=config.hook,
-        mean=torch.from_numpy(statistics.mean / scale),
-        seed=config.train.seed,
-    ).to(default_device_kind())
-    curve = _train(dictionary, batches, config=config, scale=scale, guard=guard)
-    dictionary.fold_scale(scale)
+    """Train, fold the scales in, and write the two files and the curve."""
+    config, columns = context.config, context.columns
+    scales, mean = columns.scales_and_mean()
+    batches = _batches(config, columns)
+    dictionary = new_dictionary(config, columns)
+    scaled = Scaled(dictionary, scales)
+    first = scaled(batches.batch(config.train.seed, 0, 0))
+    initialise(dictionary, x=first[0], y=first[1], mean=mean, seed=config.train.seed)
+    dictionary.to(default_device_kind())
+    curve = _train(dictionary, batches, config=config, scaled=scaled, guard=guard)
+    _calibrate(dictionary, batches, scaled, config.train.seed)
+    device = dictionary.parts[0].W_enc.device
+    dictionary.fold_scales(scaled.inputs.to(device), scaled.outputs.to(device))
     guard.check()
-    facts = {"input_scale": scale, "positions": PROTOCOL, "rows": batches.num_rows}
+    names = [rows.name for rows in columns.all]
+    of_hooks = [float(scales[first]) for first in _firsts(columns)]
+    facts = {
+        "scales": dict(zip(names, of_hooks, strict=True)),
+        "positions": PROTOCOL,
+        "rows": batches.num_rows,
+    }
     return _store(context, dictionary, curve, facts)
 
 
@@ -127,31 +120,56 @@ def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Jso
     return facts
 
 
-def num_latents(config: Config, width: int) -> int:
-    """The number of latents: as set, or expansion times the width."""
-    return config.dictionary.num_latents or config.dictionary.expansion * width
+def _batches(config: Config, columns: HookColumns) -> ShuffledBatches:
+    first, *others = columns.all
+    return first.batches(
+        TRAIN,
+        kept,
+        batch_rows=config.train.batch_rows,
+        streams=config.store.streams,
+        window_chunks=config.store.window_chunks,
+        memory_bytes=config.store.memory_bytes,
+        beside=others,
+    )
 
 
-def _check_k(config: Config, width: int) -> None:
-    # The constructor holds the rule; on the meta device it costs nothing.
-    with torch.device("meta"):
-        TopK(
-            d_in=width,
-            num_latents=num_latents(config, width),
-            k=config.dictionary.k,
-            dtype=torch.float32,
-        )
+def _firsts(columns: HookColumns) -> list[int]:
+    """The first column of each hook point."""
+    widths = [rows.width for rows in columns.all]
+    return [sum(widths[:number]) for number in range(len(widths))]
+
+
+def _calibrate(
+    dictionary: AnyDictionary, batches: ShuffledBatches, scaled: Scaled, seed: int
+) -> None:
+    device = dictionary.parts[0].W_enc.device
+    blocks = (
+        scaled(batches.batch(seed, 0, step).to(device))[0]
+        for step in range(batches.num_steps(seed, 0))
+    )
+    calibrate(dictionary, blocks)
 
 
 def _train(
-    dictionary: TopK, batches: ShuffledBatches, *, config: Config, scale: float, guard: Guard
+    dictionary: AnyDictionary,
+    batches: ShuffledBatches,
+    *,
+    config: Config,
+    scaled: Scaled,
+    guard: Guard,
 ) -> list[Point]:
     settings = config.train
-    step = TopKStep(
+    step = Step(
         dictionary,
+        StepSettings(
+            auxk_weight=settings.auxk_weight,
+            dead_after_tokens=int(settings.dead_after_epochs * batches.num_rows),
+            decoder_norm=settings.decoder_norm,
+            l0_weight=settings.l0_weight,
+            l1_weight=settings.l1_weight,
+            clip_norm=settings.clip_norm,
+        ),
         lr=settings.lr,
-        auxk_weight=settings.auxk_weight,
-        dead_after_tokens=int(settings.dead_after_epochs * batches.num_rows),
     )
     plan = Plan(
         epochs=settings.epochs,
@@ -159,7 +177,6 @@ def _train(
         warmup_share=settings.warmup_share,
         decay_share=settings.decay_share,
         seed=settings.seed,
-        scale=scale,
         log_every=settings.log_every,
     )
 
@@ -167,13 +184,14 @@ def _train(
         f = point.figures
         if done % settings.log_every == 0:
             guard.check()
-        guard.progress(done / total, f"FVU {f.fvu:.3f}  dead {100 * f.dead_share:.1f} %")
+        told = f"FVU {f.fvu:.3f}  L0 {f.l0:.1f}  dead {100 * f.dead_share:.1f} %"
+        guard.progress(done / total, told)
 
-    device = dictionary.W_enc.device
-    return train(step, batches, plan=plan, device=device, report=report)
+    device = dictionary.parts[0].W_enc.device
+    return train(step, batches, plan=plan, scaled=scaled, device=device, report=report)
 
 
-def _store(context: Context, dictionary: TopK, curve: list[Point], facts: Json) -> Outcome:
+def _store(context: Context, dictionary: AnyDictionary, curve: list[Point], facts: Json) -> Outcome:
     files = to_files(dictionary, facts)
     files["curve.parquet"] = _curve_table(curve)
     keys = {
@@ -182,6 +200,7 @@ def _store(context: Context, dictionary: TopK, curve: list[Point], facts: Json) 
         "curve.parquet": "curve_key",
     }
     figures: Json = {"num_latents": dictionary.num_latents, "k": dictionary.k, **facts}
+    figures["activation"] = dictionary.parts[0].activation.name
     for name, data in files.items():
         # Aside first: readers of a dictionary that is being replaced still find the old one.
         context.objects.put(f"parts/{context.segment}/{name}", data)

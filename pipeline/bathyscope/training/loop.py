@@ -9,9 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.stores.prefetch import prefetch
 from bathyscope.training.schedule import make_schedule
-from bathyscope.training.step import StepFigures, TopKStep
+from bathyscope.training.step import Step, StepFigures
 
 
 class Batches(Protocol):
@@ -24,7 +25,7 @@ class Batches(Protocol):
         ...
 
     def batch(self, seed: int, epoch: int, step: int) -> Tensor:
-        """Rows [batch_rows, d]."""
+        """Rows [batch_rows, Σ d]: what is read, then what is written, where that differs."""
         ...
 
 
@@ -37,8 +38,6 @@ class Plan:
     warmup_share: float
     decay_share: float
     seed: int
-    scale: float
-    """Rows are divided by this before they are used."""
     log_every: int = 10
 
 
@@ -51,11 +50,40 @@ class Point:
     figures: StepFigures
 
 
+class Scaled:
+    """Rows of a store as x and y of a dictionary, each column divided by its scale."""
+
+    def __init__(self, dictionary: AnyDictionary, scales: Tensor) -> None:
+        self._same = dictionary.writes_what_it_reads
+        self._d_in = dictionary.d_in
+        wanted = self._d_in if self._same else self._d_in + dictionary.d_out
+        assert scales.shape == (wanted,), (scales.shape, wanted)
+        self._scales = scales.float()
+
+    @property
+    def inputs(self) -> Tensor:
+        """The scale of each column that is read [d_in]."""
+        return self._scales[: self._d_in]
+
+    @property
+    def outputs(self) -> Tensor:
+        """The scale of each column that is written [d_out]."""
+        return self._scales if self._same else self._scales[self._d_in :]
+
+    def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """x [rows, d_in] and y [rows, d_out] in float32; one tensor where y is x."""
+        rows = rows.float() / self._scales.to(rows.device)
+        if self._same:
+            return rows, rows
+        return rows[:, : self._d_in], rows[:, self._d_in :]
+
+
 def train(
-    step: TopKStep,
+    step: Step,
     batches: Batches,
     *,
     plan: Plan,
+    scaled: Scaled,
     device: torch.device | str = "cpu",
     report: Callable[[int, int, Point], None] = lambda done, total, point: None,
 ) -> list[Point]:
@@ -75,7 +103,7 @@ def train(
     ahead = prefetch(batches, plan.seed, steps, device=device)
     for number, rows in enumerate(ahead):
         step.set_lr(schedule.at(number))
-        figures = step.step(rows.float() / plan.scale)
+        figures = step.step(*scaled(rows))
         point = Point(number + 1, (number + 1) * batches.batch_rows, figures)
         if number % plan.log_every == 0 or number + 1 == schedule.num_steps:
             curve.append(point)

@@ -1,16 +1,40 @@
-"""One training step of a TopK dictionary: loss, gradients, Adam, unit decoder rows."""
+"""One training step of a dictionary: loss, gradients, Adam, decoder norms, dead latents."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from bathyscope.dictionaries.topk import TopK
+from bathyscope.dictionaries.kinds import AnyDictionary
+from bathyscope.dictionaries.width import ListsTooWide, passes_for
 from bathyscope.errors import ConfigError, NonFiniteError
-from bathyscope.training.losses import autoencode, auxk, fired, fvu
+from bathyscope.training.gradients import Gradients, Terms
+from bathyscope.training.mesh import Mesh, Single
+from bathyscope.training.sparsity import Sparsity
 from bathyscope_kernels import RowSparseAdam
+
+UNIT, FREE = "unit", "free"
+DECODER_NORMS = (UNIT, FREE)
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What a step does beside reconstructing."""
+
+    auxk_weight: float
+    dead_after_tokens: int
+    """A latent is dead when it has not fired for so many training tokens."""
+    decoder_norm: str = UNIT
+    """`unit`: rows are set to unit norm after each step; `free`: they are left alone."""
+    l0_weight: float = 10.0
+    """Weight of (L0 / k - 1)², for kinds that train L0."""
+    l1_weight: float = 0.0
+    """Weight of the L1 penalty, for kinds that have one; 0 lets it follow L0."""
+    clip_norm: float = 0.0
+    """Gradients of all weights together are scaled down to this norm; 0 never does."""
 
 
 class StepFigures(NamedTuple):
@@ -22,75 +46,153 @@ class StepFigures(NamedTuple):
     l0: float
     dead_share: float
     lr: float
+    sparsity: float = 0.0
 
 
-class TopKStep:
+class Step:
     """Holds the optimiser and the counts of silent tokens; `step(x)` does one step.
 
-    A latent is dead when it has not fired for `dead_after_tokens` training tokens.
-    Raises `ConfigError` when that is below 1: every latent would be dead from the start.
+    Raises `ConfigError` when `dead_after_tokens` is below 1: every latent would be dead from the
+    start.
     """
 
     def __init__(
-        self, dictionary: TopK, *, lr: float, auxk_weight: float, dead_after_tokens: int
+        self,
+        dictionary: AnyDictionary,
+        settings: StepSettings,
+        *,
+        lr: float,
+        mesh: Mesh | None = None,
     ) -> None:
-        if dead_after_tokens < 1:
+        if settings.dead_after_tokens < 1:
             raise ConfigError(
-                f"A latent would be dead after {dead_after_tokens} silent tokens; at least 1 is "
-                "wanted. Raise train.dead_after_epochs."
+                f"A latent would be dead after {settings.dead_after_tokens} silent tokens; at "
+                "least 1 is wanted. Raise train.dead_after_epochs."
+            )
+        if settings.decoder_norm not in DECODER_NORMS:
+            raise ConfigError(
+                f"train.decoder_norm is {settings.decoder_norm!r}. Choose one of "
+                f"{', '.join(DECODER_NORMS)}."
             )
         self.dictionary = dictionary
-        self._auxk_weight = auxk_weight
-        self._dead_after_tokens = dead_after_tokens
-        # The decoder's rows are set to unit norm in the pass that updates them.
-        others = [dictionary.W_enc, dictionary.b_enc, dictionary.b_dec]
-        groups = [{"params": [dictionary.W_dec], "unit_rows": True}, {"params": others}]
-        self._optimizer = RowSparseAdam(groups, lr=lr)
-        device = dictionary.W_enc.device
-        self.silent_tokens = torch.zeros(dictionary.num_latents, dtype=torch.int64, device=device)
+        self.settings = settings
+        self.mesh = mesh or Single()
+        unit_rows = settings.decoder_norm == UNIT
+        self.sparsity = Sparsity(
+            dictionary,
+            l0_weight=settings.l0_weight,
+            l1_weight=settings.l1_weight,
+            unit_rows=unit_rows,
+        )
+        self._gradients = Gradients(dictionary, self.sparsity, self.mesh, settings.auxk_weight)
+        self.optimizer = _optimizer(dictionary, lr, unit_rows)
+        device = dictionary.parts[0].W_enc.device
+        self.silent_tokens = [
+            torch.zeros(part.num_latents, dtype=torch.int64, device=device)
+            for part in dictionary.parts
+        ]
+        """Tokens since each latent fired, for each part."""
 
     def set_lr(self, lr: float) -> None:
         """The learning rate from the next step on."""
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = lr
 
     @property
-    def dead(self) -> Tensor:
-        """Numbers of the latents that count as dead now, sorted, int64."""
-        return torch.nonzero(self.silent_tokens >= self._dead_after_tokens).flatten()
+    def dead(self) -> tuple[Tensor, ...]:
+        """Numbers of the latents of each part that count as dead now, sorted, int64."""
+        limit = self.settings.dead_after_tokens
+        return tuple(torch.nonzero(silent >= limit).flatten() for silent in self.silent_tokens)
 
-    def step(self, x: Tensor) -> StepFigures:
-        """Train on rows x [rows, d_in], float32.
+    def step(self, x: Tensor, y: Tensor | None = None) -> StepFigures:
+        """Train on rows x [rows, d_in] and what they are to become, y [rows, d_out], x by default.
 
         Raises `NonFiniteError` when the loss is NaN or infinite, before weights are touched.
         """
-        x = x.to(self.silent_tokens.device)
-        dead = self.dead if self._auxk_weight else self.silent_tokens.new_empty(0)
-        x_hat, latents, error_hat = autoencode(self.dictionary, x, dead)
-        unexplained = fvu(x, x_hat)
-        aux = auxk(x, x_hat, error_hat)
-        loss = unexplained + self._auxk_weight * aux
-        if not torch.isfinite(loss):
+        x = x.to(self.silent_tokens[0].device)
+        y = x if y is None else y.to(x.device)
+        terms = self._find_gradients(x, y)
+        if not torch.isfinite(torch.tensor(terms.loss)):
+            self.optimizer.zero_grad()
             raise NonFiniteError(
-                f"The training loss became {loss.item()} (FVU {unexplained.item()}, AuxK "
-                f"{aux.item()}). Lower train.lr, or look for extreme rows in the activations."
+                f"The training loss became {terms.loss} (FVU {terms.fvu}, AuxK {terms.auxk}). "
+                "Lower train.lr, or look for extreme rows in the activations."
             )
-        loss.backward()
-        self._update()
-        self._count_silence(latents.indices, fired(latents, self.dictionary.num_latents))
+        if self.settings.clip_norm:
+            self._clip()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._after(terms)
         return StepFigures(
-            loss=loss.item(),
-            fvu=unexplained.item(),
-            auxk=aux.item(),
-            l0=latents.count.float().mean().item(),
-            dead_share=len(self.dead) / self.dictionary.num_latents,
-            lr=self._optimizer.param_groups[0]["lr"],
+            loss=terms.loss,
+            fvu=terms.fvu,
+            auxk=terms.auxk,
+            l0=terms.l0,
+            dead_share=self._dead_share(),
+            lr=self.optimizer.param_groups[0]["lr"],
+            sparsity=terms.sparsity,
         )
 
-    def _update(self) -> None:
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+    def _find_gradients(self, x: Tensor, y: Tensor) -> Terms:
+        """Gradients of the batch, in as many passes over its rows as the lists need."""
+        dead = self.dead if self.settings.auxk_weight else ()
+        while True:
+            slots = max(part.activation.width.slots for part in self.dictionary.parts)
+            splits = all(part.activation.passes for part in self.dictionary.parts)
+            try:
+                return self._gradients.find(x, y, dead, passes_for(len(x), slots) if splits else 1)
+            except ListsTooWide:
+                # Widths have grown: the next try takes fewer rows at a time.
+                self.optimizer.zero_grad()
 
-    def _count_silence(self, indices: Tensor, active: Tensor) -> None:
-        self.silent_tokens += len(indices)
-        self.silent_tokens[active] = 0
+    def _clip(self) -> None:
+        norms = self.mesh.sum_latents(self._squared_norm(split=True)) + self._squared_norm(
+            split=False
+        )
+        scale = self.settings.clip_norm / norms.sqrt().clamp_min(self.settings.clip_norm)
+        for parameter in self.dictionary.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale.to(parameter.grad.dtype))
+
+    def _squared_norm(self, *, split: bool) -> Tensor:
+        """Of the gradients of weights that belong to latents, or of those that belong to none."""
+        total = self.silent_tokens[0].new_zeros((), dtype=torch.float64)
+        for name, parameter in self.dictionary.named_parameters():
+            if parameter.grad is None or (name in ("b_dec", "W_skip")) == split:
+                continue
+            if parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()
+                total += parameter.grad.values().double().square().sum()
+            else:
+                total += parameter.grad.double().square().sum()
+        return total
+
+    @torch.no_grad()
+    def _after(self, terms: Terms) -> None:
+        self.sparsity.after(terms.l0)
+        for part in self.dictionary.parts:
+            threshold = getattr(part.activation, "threshold", None)
+            if isinstance(threshold, torch.nn.Parameter):
+                # Below zero it would let negative latents through, which no file format means.
+                threshold.clamp_min_(0)
+        for silent, fired in zip(self.silent_tokens, terms.fired, strict=True):
+            silent += terms.num_rows
+            silent[fired] = 0
+
+    def _dead_share(self) -> float:
+        counts = torch.tensor(
+            [sum(len(dead) for dead in self.dead), sum(len(s) for s in self.silent_tokens)],
+            dtype=torch.float64,
+            device=self.silent_tokens[0].device,
+        )
+        dead, latents = self.mesh.sum_latents(counts).tolist()
+        return dead / latents
+
+
+def _optimizer(dictionary: AnyDictionary, lr: float, unit_rows: bool) -> RowSparseAdam:
+    """Adam, with the decoders' rows set to unit norm in the pass that updates them."""
+    decoders = [part.W_dec for part in dictionary.parts]
+    chosen = {id(decoder) for decoder in decoders}
+    others = [p for p in dictionary.parameters() if id(p) not in chosen]
+    groups = [{"params": decoders, "unit_rows": unit_rows}, {"params": others}]
+    return RowSparseAdam(groups, lr=lr)

@@ -1,17 +1,17 @@
-"""The TopK dictionary against numbers worked by hand and the algebra of its docstrings."""
+"""The autoencoder against numbers worked by hand and the algebra of its docstrings."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from bathyscope.dictionaries.topk import TopK
+from bathyscope.dictionaries.dictionary import Dictionary, topk_autoencoder
 from bathyscope.errors import ConfigError
 
 
-def two_latents(k: int = 1) -> TopK:
+def two_latents(k: int = 1) -> Dictionary:
     """Two latents over two dimensions: z0 reads x0, z1 reads twice x1 less 1."""
-    dictionary = TopK(d_in=2, num_latents=2, k=k, dtype=torch.float32)
+    dictionary = topk_autoencoder(d_in=2, num_latents=2, k=k, dtype=torch.float32)
     with torch.no_grad():
         dictionary.W_enc.copy_(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
         dictionary.b_enc.copy_(torch.tensor([0.0, -1.0]))
@@ -20,9 +20,9 @@ def two_latents(k: int = 1) -> TopK:
     return dictionary.requires_grad_(False)
 
 
-def random_dictionary(num_latents: int = 40, d_in: int = 8, k: int = 4) -> TopK:
+def random_dictionary(num_latents: int = 40, d_in: int = 8, k: int = 4) -> Dictionary:
     generator = torch.Generator().manual_seed(0)
-    dictionary = TopK(d_in=d_in, num_latents=num_latents, k=k, dtype=torch.float32)
+    dictionary = topk_autoencoder(d_in=d_in, num_latents=num_latents, k=k, dtype=torch.float32)
     with torch.no_grad():
         for parameter in dictionary.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
@@ -52,7 +52,7 @@ def test_k_of_all_latents_keeps_only_positive_ones() -> None:
 def test_folded_scale_reads_unscaled_rows(scale: float) -> None:
     x = 5 * torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
     unfolded, folded = random_dictionary(), random_dictionary()
-    folded.fold_scale(scale)
+    folded.fold_scales(torch.full((8,), scale), torch.full((8,), scale))
     before, after = unfolded.encode(x / scale), folded.encode(x)
     assert torch.equal(after.indices, before.indices)
     torch.testing.assert_close(after.values, scale * before.values, rtol=1e-5, atol=1e-5)
@@ -61,7 +61,7 @@ def test_folded_scale_reads_unscaled_rows(scale: float) -> None:
 
 def test_folding_leaves_both_matrices_alone() -> None:
     folded, before = random_dictionary(), random_dictionary()
-    folded.fold_scale(2.0)
+    folded.fold_scales(torch.full((8,), 2.0), torch.full((8,), 2.0))
     assert torch.equal(folded.W_enc, before.W_enc)
     assert torch.equal(folded.W_dec, before.W_dec)
     assert torch.equal(folded.b_enc, 2 * before.b_enc)
@@ -83,12 +83,14 @@ def test_normalised_rows_have_unit_norm_and_zero_rows_stay() -> None:
 @pytest.mark.parametrize("k", [-1, 0, 9])
 def test_k_out_of_range_is_refused(k: int) -> None:
     with pytest.raises(ConfigError, match=f"dictionary.k is {k}.*between 1 and 8"):
-        TopK(d_in=2, num_latents=8, k=k, dtype=torch.float32)
+        topk_autoencoder(d_in=2, num_latents=8, k=k, dtype=torch.float32)
 
 
 def test_sizes_and_the_column_block() -> None:
-    dictionary = TopK(d_in=3, num_latents=8, k=8, hook_point="mlp_out.2", dtype=torch.bfloat16)
+    dictionary = topk_autoencoder(
+        d_in=3, num_latents=8, k=8, hook_point="mlp_out.2", dtype=torch.bfloat16
+    )
     assert (dictionary.d_in, dictionary.num_latents, dictionary.k) == (3, 8, 8)
-    (block,) = dictionary.columns
+    (block,) = dictionary.inputs
     assert (block.hook_point, block.start, block.stop) == ("mlp_out.2", 0, 3)
     assert {p.dtype for p in dictionary.parameters()} == {torch.bfloat16}

@@ -1,0 +1,77 @@
+"""Gated (Rajamanoharan et al. 2024, "Improving Dictionary Learning with Gated Sparse
+Autoencoders", arXiv:2404.16014).
+
+    gate = W_enc (x - centre) + b_enc
+    z    = relu(exp(r_mag) (gate - b_enc) + b_mag)  where gate > 0, else 0
+
+A latent is switched on by the gate and measured by the second branch, so the L1 penalty on
+relu(gate) does not shrink z. The loss also has the error of decoding relu(gate) with a decoder
+that it does not move.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from bathyscope.dictionaries.activation_function import (
+    ActivationFunction,
+    Active,
+    encoded,
+    level_of,
+)
+from bathyscope.dictionaries.peers import Peers
+from bathyscope_kernels import Encoded
+
+_START = 4
+
+
+class Gated(ActivationFunction):
+    """A gate that opens and a magnitude that is measured apart; b_enc is the gate's bias."""
+
+    name = "gated"
+    tensors = ("r_mag", "b_mag")
+
+    def __init__(self, k: int, num_latents: int, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(k, num_latents, dtype)
+        self.r_mag = nn.Parameter(torch.zeros(num_latents, dtype=dtype))
+        self.b_mag = nn.Parameter(torch.zeros(num_latents, dtype=dtype))
+
+    def encode(self, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Encoded:
+        """The magnitudes of rows x [rows, d_in] whose gates are open, if positive."""
+        found = self.width.encode_above(x, W_enc, b_enc)
+        used = found.values > 0
+        return encoded(self._magnitudes(found.values, found.indices, used, b_enc), found.indices)
+
+    def active(
+        self, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, peers: Peers
+    ) -> Active:
+        """The same, and the gates, with gradients."""
+        lists = self.width.lists_above(x, W_enc, b_enc, centre=centre)
+        values = self._magnitudes(*lists, b_enc)
+        l0 = (values > 0).sum(1).to(values.dtype)
+        return Active(values, lists.indices, lists.used, l0, gate=lists.pre)
+
+    def _magnitudes(self, gate: Tensor, indices: Tensor, used: Tensor, b_enc: Tensor) -> Tensor:
+        latents = indices.long()
+        plain = gate - b_enc[latents]
+        magnitudes = torch.relu(plain * self.r_mag.exp()[latents] + self.b_mag[latents])
+        return torch.where(used, magnitudes, magnitudes.new_zeros(()))
+
+    @torch.no_grad()
+    def prepare(self, pre: Tensor) -> float:
+        """Start b_enc where four times k latents are active, rather than half of all."""
+        return -level_of(pre, min(_START * self.k / self.num_latents, 0.5))
+
+    @torch.no_grad()
+    def scale(self, factor: float) -> None:
+        """Scale the second bias; r_mag is a ratio."""
+        self.b_mag.mul_(factor)
+
+    @torch.no_grad()
+    def fit(self, W_enc: Tensor, b_enc: Tensor, factor: float) -> None:
+        """Multiply magnitudes; the gates, which have a reconstruction of their own, stay."""
+        self.r_mag.add_(math.log(factor))
+        self.b_mag.mul_(factor)

@@ -1,0 +1,141 @@
+"""The forward pass of a dictionary in training: ŷ and the active latents, with gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from bathyscope.dictionaries.activation_function import Active
+from bathyscope.dictionaries.dictionary import Dictionary
+from bathyscope.dictionaries.kinds import AnyDictionary
+from bathyscope.dictionaries.width import ListsTooWide
+from bathyscope.training.mesh import Mesh
+from bathyscope_kernels import auxk_error, decode_lists
+
+
+class Forward(NamedTuple):
+    """What the loss is made of."""
+
+    y_hats: Tensor
+    """[prefixes, rows, d_out]; the last one is the reconstruction by all latents."""
+    active: tuple[Active, ...]
+    """The active latents of each part."""
+    gate_hat: Tensor | None
+    """[rows, d_out]: what the gates alone decode to (Gated), by a decoder without gradient."""
+
+
+def forward(
+    dictionary: AnyDictionary, x: Tensor, centre: Tensor | None, mesh: Mesh, first_latents: Tensor
+) -> Forward:
+    """Encode and decode rows x [rows, d_in].
+
+    `centre` stands for b_dec where that is subtracted, as a leaf of its own: its gradient is a sum
+    over all latents, that of b_dec as a summand is not. `first_latents` has the number of the first
+    latent of each part that this process holds.
+    """
+    active = _active(dictionary, x, centre, mesh)
+    prefixes = dictionary.prefixes or (dictionary.num_latents,)
+    if len(prefixes) > 1:
+        partial = _by_prefix(dictionary.parts[0], active[0], prefixes, int(first_latents[0]))
+    else:
+        partial = _decoded(dictionary, active, [a.values for a in active], fixed=False)[None]
+    assert dictionary.b_dec is not None
+    y_hats = mesh.join(partial) + dictionary.b_dec
+    if isinstance(dictionary, Dictionary) and dictionary.W_skip is not None:
+        y_hats = y_hats + x @ dictionary.W_skip.T
+    return Forward(y_hats, active, _gate_hat(dictionary, active, mesh))
+
+
+def _active(
+    dictionary: AnyDictionary, x: Tensor, centre: Tensor | None, mesh: Mesh
+) -> tuple[Active, ...]:
+    """The active latents of each part. Raises `ListsTooWide`, in all processes or in none."""
+    too_wide: ListsTooWide | None = None
+    found = []
+    for part, columns in zip(dictionary.parts, dictionary.read_columns, strict=True):
+        try:
+            rows = x[:, columns]
+            found.append(part.activation.active(rows, part.W_enc, part.b_enc, centre, mesh.peers))
+        except ListsTooWide as error:
+            too_wide = error
+    if mesh.peers.any(too_wide is not None):
+        raise too_wide or ListsTooWide("Another holder of latents has lists that are too wide.")
+    return tuple(found)
+
+
+def auxk(
+    dictionary: AnyDictionary, x: Tensor, centre: Tensor | None, dead: tuple[Tensor, ...]
+) -> Tensor | None:
+    """What the dead latents of this process alone decode to [rows, d_out]; None without any.
+
+    At most d_in // 2 of a part's are used per row.
+    """
+    found = []
+    parts = zip(dictionary.parts, dictionary.read_columns, dead, strict=True)
+    for part, columns, numbers in parts:
+        if numbers.numel() == 0:
+            continue
+        k = max(part.d_in // 2, 1)
+        weights = (part.W_enc, part.b_enc, part.W_dec)
+        found.append(auxk_error(x[:, columns], *weights, numbers, k, centre=centre))
+    return _summed(found, dictionary.d_out) if found else None
+
+
+def _decoded(
+    dictionary: AnyDictionary, active: tuple[Active, ...], values: Sequence[Tensor], fixed: bool
+) -> Tensor:
+    """The sum of what the parts decode values to [rows, d_out], without b_dec."""
+    found = []
+    for part, a, z in zip(dictionary.parts, active, values, strict=True):
+        W_dec = part.W_dec.detach() if fixed else part.W_dec
+        found.append(decode_lists(z, a.indices, a.used, W_dec))
+    return _summed(found, dictionary.d_out)
+
+
+def _summed(parts: list[Tensor], d_out: int) -> Tensor:
+    """The sum of what parts write [rows, d]: each to the last columns, as many as it has."""
+    total = (
+        parts[0] if parts[0].shape[1] == d_out else pad(parts[0], (d_out - parts[0].shape[1], 0))
+    )
+    for part in parts[1:]:
+        total = total + pad(part, (d_out - part.shape[1], 0))
+    return total
+
+
+def _by_prefix(
+    part: Dictionary, active: Active, prefixes: tuple[int, ...], first_latent: int
+) -> Tensor:
+    """What each prefix of the latents decodes to [prefixes, rows, d_out], without b_dec.
+
+    The latents between two prefixes are decoded once, and the results added up.
+    """
+    latents = active.indices + first_latent
+    starts = (0, *prefixes[:-1])
+    mine = torch.stack(
+        [
+            active.used & (latents >= start) & (latents < stop)
+            for start, stop in zip(starts, prefixes, strict=True)
+        ]
+    )
+    groups, rows, width = mine.shape
+    values = torch.where(mine, active.values, active.values.new_zeros(()))
+    decoded = decode_lists(
+        values.view(groups * rows, width),
+        active.indices.expand(groups, -1, -1).reshape(groups * rows, width),
+        mine.view(groups * rows, width),
+        part.W_dec,
+    )
+    return decoded.view(groups, rows, -1).cumsum(0)
+
+
+def _gate_hat(dictionary: AnyDictionary, active: tuple[Active, ...], mesh: Mesh) -> Tensor | None:
+    """What the gates decode to, through copies of W_dec and b_dec that get no gradient."""
+    gates = [a.gate for a in active if a.gate is not None]
+    if not gates:
+        return None
+    assert dictionary.b_dec is not None
+    return mesh.join(_decoded(dictionary, active, gates, fixed=True)) + dictionary.b_dec.detach()

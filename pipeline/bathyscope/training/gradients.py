@@ -1,0 +1,199 @@
+"""The gradients of a batch, over all its rows, latents and processes.
+
+Denominators of the loss first, then the rest as a sum over rows, in one pass or several. With one
+pass everything comes from one forward; with several, and where denominators need the forward of
+all rows, a forward without gradient goes before.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bathyscope.dictionaries.activation_function import Active
+from bathyscope.dictionaries.kinds import AnyDictionary
+from bathyscope.dictionaries.width import row_blocks
+from bathyscope.training.forward import Forward, auxk, forward
+from bathyscope.training.losses import Spread, unexplained
+from bathyscope.training.mesh import Mesh
+from bathyscope.training.sparsity import Sparsity
+
+
+class Terms(NamedTuple):
+    """What a batch measured, over all processes."""
+
+    loss: float
+    fvu: float
+    """Of the reconstruction by all latents, mean over hook points."""
+    auxk: float
+    l0: float
+    sparsity: float
+    num_rows: int
+    fired: tuple[Tensor, ...]
+    """Which latents of each part were active: bool."""
+
+
+class _Whole(NamedTuple):
+    """What must be known of the whole batch before its gradient."""
+
+    spread: Spread
+    norm: float
+    """Root of the mean squared norm of y."""
+    l0: float
+    error: Tensor | None
+    """y - ŷ of these rows, where AuxK needs it."""
+    error_spread: Spread | None
+
+
+class _Sums:
+    """Figures added up over passes."""
+
+    def __init__(self, dictionary: AnyDictionary, like: Tensor) -> None:
+        self.fvu = like.new_zeros(())
+        self.reconstruction = like.new_zeros(())
+        self.auxk = like.new_zeros(())
+        self.penalty = like.new_zeros(())
+        self.l0 = like.new_zeros(())
+        self.fired = [
+            torch.zeros(part.num_latents, dtype=torch.bool, device=like.device)
+            for part in dictionary.parts
+        ]
+
+    @torch.no_grad()
+    def note(self, active: tuple[Active, ...]) -> None:
+        """Count the active latents of some rows."""
+        for fired, a in zip(self.fired, active, strict=True):
+            fired[a.indices[a.values > 0].long()] = True
+            self.l0 += a.l0.detach().sum()
+
+
+class Gradients:
+    """Finds the gradients of batches and leaves them in `.grad` of the weights."""
+
+    def __init__(
+        self, dictionary: AnyDictionary, sparsity: Sparsity, mesh: Mesh, auxk_weight: float
+    ) -> None:
+        self._dictionary = dictionary
+        self._sparsity = sparsity
+        self._mesh = mesh
+        self._auxk_weight = auxk_weight
+        held = [part.num_latents for part in dictionary.parts]
+        self._first_latents = mesh.first_latents(torch.tensor(held))
+
+    def find(self, x: Tensor, y: Tensor, dead: tuple[Tensor, ...], passes: int) -> Terms:
+        """Go over rows x [n, d_in], y [n, d_out] of this process in so many passes."""
+        mesh, dictionary = self._mesh, self._dictionary
+        num_rows = int(mesh.sum_rows(torch.tensor(len(x), device=x.device)))
+        has_dead = self._has_dead(dead)
+        centre = None
+        if dictionary.subtracts_b_dec:
+            assert dictionary.b_dec is not None
+            centre = dictionary.b_dec.detach().clone().requires_grad_()
+        blocks = row_blocks(len(x), passes)
+        sums = _Sums(dictionary, x)
+        found = self._forward(x, centre) if passes == 1 else None
+        whole = self._whole(x, y, found, blocks, num_rows, has_dead)
+        for rows in blocks:
+            through = self._forward(x[rows], centre) if found is None else found
+            loss = self._loss(x[rows], y[rows], rows, through, whole, dead, centre, sums, num_rows)
+            loss.backward()
+        self._finish(centre)
+        return self._terms(sums, whole, num_rows)
+
+    def _has_dead(self, dead: tuple[Tensor, ...]) -> bool:
+        if not dead:
+            return False
+        count = torch.tensor(sum(len(d) for d in dead), device=dead[0].device)
+        return int(self._mesh.sum_latents(count)) > 0
+
+    def _forward(self, x: Tensor, centre: Tensor | None) -> Forward:
+        return forward(self._dictionary, x, centre, self._mesh, self._first_latents)
+
+    @torch.no_grad()
+    def _whole(
+        self,
+        x: Tensor,
+        y: Tensor,
+        found: Forward | None,
+        blocks: list[slice],
+        num_rows: int,
+        has_dead: bool,
+    ) -> _Whole:
+        mesh, columns = self._mesh, self._dictionary.outputs
+        spread = Spread.of(y, columns, mesh, num_rows)
+        norm = float((mesh.sum_rows(y.square().sum()) / num_rows).sqrt())
+        error, l0 = None, x.new_zeros(())
+        if has_dead or self._sparsity.needs_l0:
+            errors = []
+            for rows in blocks:
+                through = self._forward(x[rows], self._centre()) if found is None else found
+                errors.append(y[rows] - through.y_hats[-1])
+                l0 += sum(a.l0.sum() for a in through.active)
+            error = torch.cat(errors) if has_dead else None
+        mean_l0 = float(mesh.sum_rows(mesh.sum_latents(l0))) / num_rows
+        error_spread = None if error is None else Spread.of(error, columns, mesh, num_rows)
+        return _Whole(spread, norm, mean_l0, error, error_spread)
+
+    def _centre(self) -> Tensor | None:
+        return self._dictionary.b_dec if self._dictionary.subtracts_b_dec else None
+
+    def _loss(
+        self,
+        x: Tensor,
+        y: Tensor,
+        rows: slice,
+        through: Forward,
+        whole: _Whole,
+        dead: tuple[Tensor, ...],
+        centre: Tensor | None,
+        sums: _Sums,
+        num_rows: int,
+    ) -> Tensor:
+        """The part of the loss that belongs to these rows."""
+        columns = self._dictionary.outputs
+        shares = unexplained(y, through.y_hats, columns, whole.spread)
+        loss = shares.mean()
+        sums.fvu += shares[-1].mean().detach()
+        if through.gate_hat is not None:
+            loss = loss + unexplained(y, through.gate_hat[None], columns, whole.spread).mean()
+        sums.reconstruction += loss.detach()
+        penalty = self._sparsity.penalty(through.active, whole.norm)
+        if penalty is not None:
+            sums.penalty += penalty.detach()
+        loss = loss + self._sparsity.surrogate(through.active, whole.l0, penalty) / num_rows
+        if whole.error is not None and whole.error_spread is not None:
+            error_hat = self._error_hat(x, centre, dead)
+            left = unexplained(whole.error[rows], error_hat[None], columns, whole.error_spread)
+            sums.auxk += left.mean().detach()
+            loss = loss + self._auxk_weight * left.mean()
+        sums.note(through.active)
+        return loss
+
+    def _error_hat(self, x: Tensor, centre: Tensor | None, dead: tuple[Tensor, ...]) -> Tensor:
+        found = auxk(self._dictionary, x, centre, dead)
+        # A process without dead latents takes part all the same.
+        return self._mesh.join(
+            x.new_zeros(len(x), self._dictionary.d_out) if found is None else found
+        )
+
+    def _finish(self, centre: Tensor | None) -> None:
+        """Add what belongs together: b_dec's two gradients, and those of other rows."""
+        if centre is not None and centre.grad is not None:
+            b_dec = self._dictionary.b_dec
+            assert b_dec is not None
+            assert b_dec.grad is not None
+            b_dec.grad += self._mesh.sum_latents(centre.grad)
+        self._mesh.sum_gradients(self._dictionary)
+
+    def _terms(self, sums: _Sums, whole: _Whole, num_rows: int) -> Terms:
+        mesh = self._mesh
+        of_rows = torch.stack([sums.fvu, sums.reconstruction, sums.auxk])
+        fvu, reconstruction, aux = mesh.sum_rows(of_rows).tolist()
+        of_latents = mesh.sum_latents(mesh.sum_rows(torch.stack([sums.l0, sums.penalty])))
+        l0, penalty = (of_latents / num_rows).tolist()
+        sparsity = self._sparsity.value(l0, penalty)
+        fired = tuple(mesh.sum_rows(f.to(torch.int32)) > 0 for f in sums.fired)
+        loss = reconstruction + sparsity + self._auxk_weight * aux
+        return Terms(loss, fvu, aux, l0, sparsity, num_rows, fired)

@@ -1,0 +1,58 @@
+"""The threshold of BatchTopK gives the L0 that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from bathyscope.dictionaries.kinds import make_dictionary
+from bathyscope.dictionaries.layout import columns_of
+from bathyscope.errors import ConfigError
+from bathyscope.training.calibration import calibrate
+from bathyscope.training.initial import initialise
+
+COLUMNS = columns_of([("a", 16)])
+
+
+@pytest.mark.parametrize("k", [1, 3, 10])
+def test_l0_is_k_on_the_rows_and_within_3_percent_on_others(
+    planted: Callable[[int, int], Tensor], k: int
+) -> None:
+    dictionary = make_dictionary(
+        "autoencoder", COLUMNS, COLUMNS, activation="batch_topk", k=k, num_latents=64
+    )
+    rows = planted(40_000, 0)
+    initialise(dictionary, x=rows, y=rows, mean=rows.mean(0), seed=0)
+    calibrate(dictionary, rows.split(4000))
+    assert float(dictionary.encode(rows).count.float().mean()) == pytest.approx(k, rel=1e-3)
+    held_out = dictionary.encode(planted(40_000, 1)).count.float()
+    assert float(held_out.mean()) == pytest.approx(k, rel=0.03)
+
+
+def test_layers_of_a_clt_have_thresholds_of_their_own(
+    planted: Callable[[int, int], Tensor],
+) -> None:
+    read, written = columns_of([("a", 16), ("b", 16)]), columns_of([("c", 16), ("d", 16)])
+    dictionary = make_dictionary(
+        "cross_layer_transcoder", read, written, activation="batch_topk", k=2, num_latents=64
+    )
+    x = torch.cat([planted(3000, 0), 10 * planted(3000, 1)], 1)
+    initialise(dictionary, x=x, y=x, mean=x.mean(0), seed=0)
+    calibrate(dictionary, [x])
+    low, high = (float(part.activation.threshold) for part in dictionary.parts)
+    assert high > 5 * low
+    counts = dictionary.encode(x).count.float()
+    assert float(counts.mean()) == pytest.approx(4, rel=0.01)
+
+
+def test_no_rows_are_refused_and_other_functions_left_alone() -> None:
+    dictionary = make_dictionary(
+        "autoencoder", COLUMNS, COLUMNS, activation="batch_topk", k=2, num_latents=8
+    )
+    with pytest.raises(ConfigError, match="needs training rows"):
+        calibrate(dictionary, [])
+    other = make_dictionary("autoencoder", COLUMNS, COLUMNS, activation="topk", k=2, num_latents=8)
+    calibrate(other, [])
