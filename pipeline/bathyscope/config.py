@@ -96,7 +96,7 @@ class HooksConfig:
     ring_bytes: int = option(
         0, "host memory for rows between model and disk; 0: two shards per hook point"
     )
-    writers: int = option(2, "threads that sum, hash and write shards")
+    writers: int = option(4, "threads that sum, hash and write shards; most of the time they wait")
 
 
 @dataclass
