@@ -162,12 +162,12 @@ def test_hook_points_of_unlike_p_are_not_read_side_by_side(run: Run) -> None:
 
 def test_every_row_has_its_latents(run: Run) -> None:
     latents = run.latents["main"]
-    assert latents.values.per_item == 49
-    values, indices = latents.values.items(3, 4)[0], latents.indices.items(3, 4)[0]
+    assert latents.per_item == 49
+    values, indices = (torch.from_numpy(part) for part in latents.items(3, 4))
     rows = run.activations["_blocks.15"].items(3, 4)[0].float()
     wanted = run.dictionaries["main"].encode(rows)
     assert torch.equal(indices.long(), wanted.indices.long())
-    assert torch.equal(values, wanted.values.bfloat16())
+    assert torch.equal(values, wanted.values.bfloat16().float())
 
 
 def test_every_byte_is_what_its_receipt_says(config: Config) -> None:

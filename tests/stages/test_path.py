@@ -25,10 +25,9 @@ def test_latents_are_the_dictionary_applied_to_the_rows(finished: Run) -> None:
     rows = finished.activations["resid_post.1"].items(0, 4).flatten(0, 1).float()
     wanted = dictionary.encode(rows)
     latents = finished.latents["main"]
-    values = latents.values.items(0, 4).flatten(0, 1)
-    indices = latents.indices.items(0, 4).flatten(0, 1)
+    values, indices = (torch.from_numpy(part) for part in latents.items(0, 4))
     assert torch.equal(indices.to(torch.int32), wanted.indices)
-    assert torch.equal(values, wanted.values.to(torch.bfloat16))
+    assert torch.equal(values, wanted.values.to(torch.bfloat16).float())
 
 
 def test_decoder_rows_have_unit_norm_after_the_scale_is_folded_in(finished: Run) -> None:
@@ -93,10 +92,10 @@ def test_densities_are_counts_of_the_stored_latents(finished: Run) -> None:
     latents = finished.latents["main"]
     counts = np.zeros(64, dtype=np.int64)
     rows = 0
-    for _, unit in latents.values.units():
-        keep = kept(latents.values.masks(unit))
-        values = latents.values.unit_rows(unit).float().numpy()[keep]
-        indices = latents.indices.unit_rows(unit).numpy()[keep]
+    for unit in latents.units():
+        keep = kept(latents.masks(unit))
+        of_unit = latents.of_unit(unit)
+        values, indices = (part[keep] for part in of_unit.rows(0, of_unit.num_rows))
         counts += np.bincount(indices[values != 0].ravel(), minlength=64)
         rows += int(keep.sum())
     table = finished.features()
@@ -110,8 +109,7 @@ def test_top_example_is_the_largest_activation_with_its_tokens(finished: Run) ->
         item, position = row["item"], row["position"]
         window = slice(row["window_start"], row["window_start"] + len(row["token_ids"]))
         assert row["token_ids"] == finished.corpus.tokens(item, item + 1)[0, window].tolist()
-        values = latents.values.items(item, item + 1)[0, position].float()
-        indices = latents.indices.items(item, item + 1)[0, position]
+        values, indices = (torch.from_numpy(a)[position] for a in latents.items(item, item + 1))
         assert row["value"] == values[indices == row["latent"]].item()
         assert row["activations"][position - row["window_start"]] == row["value"]
 
@@ -172,8 +170,9 @@ def test_force_replaces_the_dictionary_and_what_follows_from_it(copied: Config) 
     run = Run(copied.url)
     assert not torch.equal(run.dictionaries["main"].W_dec, old)
     rows = run.activations["resid_post.1"].items(0, 1)[0].float()
-    values = run.latents["main"].values.items(0, 1)[0]
-    assert torch.equal(values, run.dictionaries["main"].encode(rows).values.to(torch.bfloat16))
+    values = run.latents["main"].items(0, 1)[0]
+    wanted = run.dictionaries["main"].encode(rows).values.to(torch.bfloat16)
+    assert torch.equal(torch.from_numpy(values), wanted.float())
     # Receipts and shards of what was replaced are gone.
     assert len(run.objects.at("latents.zarr/main").children("receipts")) == 1
     assert len(run.objects.at("latents.zarr/main").children("values")) == 1

@@ -18,6 +18,7 @@ from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.errors import FormatVersionError, MissingArtifact, StoreError
 from bathyscope.runs.activations import Rows
 from bathyscope.runs.corpus import Corpus
+from bathyscope.runs.latents import Latents
 from bathyscope.runs.tables import from_parquet
 from bathyscope.stores.manifests import COMPLETE, Manifest, latest
 from bathyscope.stores.objects import Objects, local_path
@@ -152,18 +153,6 @@ class Run:
     def _complete(self, folder: str) -> list[str]:
         names = self.objects.children(folder)
         return [n for n in names if latest(self.objects.at(f"{folder}/{n}"), state=COMPLETE)]
-
-
-class Latents:
-    """Top-k latents of every row: `values` [rows, k] and `indices` [rows, k]."""
-
-    def __init__(self, objects: Objects, manifest: Manifest, corpus: Corpus) -> None:
-        self.identity: Json = manifest.identity
-        self.facts: Json = manifest.facts
-        self.values = Rows(objects, manifest, "values", corpus)
-        self.indices = Rows(objects, manifest, "indices", corpus)
-        # The two arrays are parts of the same segments: one check of the listing is enough.
-        self.indices.__dict__["readers"] = self.values.readers
 
 
 class _Lazy(Mapping[str, T]):

@@ -20,7 +20,8 @@ from bathyscope.config import Config
 from bathyscope.features.examples import SampledExamples, TopExamples
 from bathyscope.features.statistics import LatentStatistics
 from bathyscope.runs.identity import digest
-from bathyscope.runs.run import FEATURES, LATENTS, Latents, Run
+from bathyscope.runs.latents import Latents
+from bathyscope.runs.run import FEATURES, LATENTS, Run
 from bathyscope.runs.tables import LATENTS_SCHEMA, to_parquet
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
@@ -97,23 +98,24 @@ def open(config: Config, work: Work) -> Context:
 def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     """Go over the rows of a unit and store its state."""
     state = _empty(context)
-    values = context.latents.values.unit_rows(unit).float().numpy()
-    indices = context.latents.indices.unit_rows(unit).numpy().astype(np.int64)
-    keep = kept(context.latents.values.masks(unit))
-    rows = unit.start * context.latents.values.corpus.sequence_length + np.flatnonzero(keep)
-    values, indices = values[keep], indices[keep]
-    for start in range(0, len(rows), _BLOCK_ROWS):
-        block = slice(start, start + _BLOCK_ROWS)
-        state.statistics.update(values[block], indices[block])
-        state.top.update(values[block], indices[block], rows[block])
-        state.sampled.update(values[block], indices[block], rows[block])
-        guard.progress(min((start + _BLOCK_ROWS) / len(rows), 1.0))
+    latents = context.latents.of_unit(unit)
+    keep = kept(context.latents.masks(unit))
+    first = unit.start * context.latents.corpus.sequence_length
+    for start in range(0, latents.num_rows, _BLOCK_ROWS):
+        stop = min(start + _BLOCK_ROWS, latents.num_rows)
+        inside = keep[start:stop]
+        values, indices = (part[inside] for part in latents.rows(start, stop))
+        rows = first + start + np.flatnonzero(inside)
+        state.statistics.update(values, indices)
+        state.top.update(values, indices, rows)
+        state.sampled.update(values, indices, rows)
+        guard.progress(stop / latents.num_rows)
     data = _to_bytes(state)
     guard.check()
     key = f"states/{context.segment}/{unit.index:08d}.npz"
     context.objects.put(key, data)
     figures = {"key": key, "digest": xxhash.xxh3_128_hexdigest(data), "scale": context.scale}
-    return Outcome(valid=len(rows), figures=figures)
+    return Outcome(valid=int(keep.sum()), figures=figures)
 
 
 def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
@@ -145,7 +147,7 @@ def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Jso
 def _empty(context: Context) -> State:
     settings = context.config.describe
     num_latents = int(context.latents.facts["num_latents"])
-    per_item = context.latents.values.corpus.sequence_length
+    per_item = context.latents.corpus.sequence_length
     return State(
         LatentStatistics(num_latents, scale=context.scale),
         TopExamples(num_latents, settings.top_examples, rows_per_item=per_item),

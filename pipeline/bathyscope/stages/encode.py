@@ -1,4 +1,7 @@
-"""encode: every harvested row becomes its top-k latents, in the units of the harvest."""
+"""encode: every harvested row becomes its active latents, in the units of the harvest.
+
+Those of TopK have one width; those of other activation functions are as long as they are.
+"""
 
 from __future__ import annotations
 
@@ -14,27 +17,27 @@ from bathyscope.runs.identity import digest
 from bathyscope.runs.run import DICTIONARIES, LATENTS, Run
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
-from bathyscope.stages.layout import Column, lay_out
+from bathyscope.stages.hook_columns import hook_columns
+from bathyscope.stages.latent_layout import encode_rows, latent_arrays, lay_out_latents
 from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.stores.manifests import Segment
 from bathyscope.stores.objects import Objects
-from bathyscope.stores.rows import to_disk
 from bathyscope.stores.stored_receipts import StoredReceipts
 from bathyscope.stores.units import write_unit
 from bathyscope.values import Json, Unit, UnitPlan
 
 NAME = "encode"
-SEMANTICS = 2
+SEMANTICS = 3
 AUDITED = True
 _BATCH_ROWS = 8192
 
 
 @dataclass
 class Context:
-    """The dictionary and the rows it encodes."""
+    """The dictionary and the rows it encodes, by hook point."""
 
     dictionary: AnyDictionary
-    rows: Rows
+    inputs: list[Rows]
     objects: Objects
     segment: Segment
     fsync: bool
@@ -44,22 +47,25 @@ def units(config: Config) -> Work:
     """The units of the harvest, identified by activations and dictionary."""
     run = Run(config.url)
     name = config.dictionary.name
-    rows = run.activations[config.hook]
+    columns = hook_columns(config, run)
+    rows = columns.inputs[0]
     trained = run.manifest(f"{DICTIONARIES}/{name}")
     source = rows.readers[0].segment
     k = int(trained.facts["k"])
-    columns = [
-        Column("values", (k,), "uint16", "bfloat16"),
-        Column("indices", (k,), "uint32", "uint32"),
-    ]
-    rows_per_unit = source.plan.items_per_unit * rows.per_item
-    layout = lay_out(columns, unit_rows=rows_per_unit, store=config.store)
+    layout = lay_out_latents(
+        k,
+        fixed=trained.facts["activation"] == "topk",
+        num_latents=int(trained.facts["num_latents"]),
+        unit_items=source.plan.items_per_unit,
+        per_item=rows.per_item,
+        store=config.store,
+    )
     identity: Json = {
         "stage": NAME,
         "semantics": SEMANTICS,
         "activations": digest(rows.identity),
         "dictionary": trained.facts["weights_digest"],
-        "hook": config.hook,
+        "hooks": config.inputs,
         "chunk_rows": [a.chunk_rows for a in layout.arrays],
         "shard_rows": [a.shard_rows for a in layout.arrays],
     }
@@ -81,7 +87,7 @@ def open(config: Config, work: Work) -> Context:
     run = Run(config.url)
     return Context(
         dictionary=run.dictionaries[config.dictionary.name].to(default_device_kind()),
-        rows=run.activations[config.hook],
+        inputs=hook_columns(config, run).inputs,
         objects=Objects(config.url).at(work.artifact),
         segment=work.segment,
         fsync=config.store.fsync,
@@ -91,29 +97,23 @@ def open(config: Config, work: Work) -> Context:
 @torch.no_grad()
 def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     """Encode the rows of a unit and write values and indices."""
-    rows = context.rows.unit_rows(unit)
-    values, indices = [], []
-    for start in range(0, len(rows), _BATCH_ROWS):
-        block = (
-            rows[start : start + _BATCH_ROWS].to(context.dictionary.parts[0].W_enc.device).float()
-        )
-        latents = context.dictionary.encode(block)
-        values.append(latents.values.to(torch.bfloat16).cpu())
-        indices.append(latents.indices.cpu())
-        guard.progress(min((start + _BATCH_ROWS) / len(rows), 1.0))
+    inputs = [rows.unit_rows(unit) for rows in context.inputs]
+    num_rows, device = len(inputs[0]), context.dictionary.parts[0].W_enc.device
+    found = []
+    for start in range(0, num_rows, _BATCH_ROWS):
+        blocks = [rows[start : start + _BATCH_ROWS].to(device).float() for rows in inputs]
+        found += encode_rows(context.dictionary, torch.cat(blocks, dim=1))
+        guard.progress(min((start + _BATCH_ROWS) / num_rows, 1.0))
     shards = write_unit(
         context.objects,
         context.segment,
         unit=unit,
-        rows={
-            "values": to_disk(torch.cat(values)),
-            "indices": to_disk(torch.cat(indices).to(torch.uint32)),
-        },
+        rows=latent_arrays(context.segment, unit, found),
         check=guard.check,
         fsync=context.fsync,
         keep=guard.keep,
     )
-    return Outcome(valid=len(rows), shards=shards)
+    return Outcome(valid=num_rows, shards=shards)
 
 
 def finish(config: Config, begun: Begun, receipts: StoredReceipts) -> Json:

@@ -11,7 +11,8 @@ import pyarrow as pa
 from bathyscope.config import Config
 from bathyscope.features.examples import SampledExamples, TopExamples
 from bathyscope.features.windows import latent_activations, token_window
-from bathyscope.runs.run import Latents, Run
+from bathyscope.runs.latents import Latents
+from bathyscope.runs.run import Run
 from bathyscope.runs.tables import EXAMPLES_SCHEMA
 from bathyscope.values import Json, Unit
 
@@ -72,18 +73,17 @@ def _bands(config: Config, sampled: SampledExamples) -> Iterator[Chosen]:
 def _by_unit(latents: Latents, chosen: list[Chosen]) -> Iterator[tuple[Unit, list[Chosen]]]:
     """Examples by the unit that holds their rows; `chosen` is sorted by row."""
     rows = np.array([c.row for c in chosen], dtype=np.int64)
-    per_item = latents.values.corpus.sequence_length
-    for _, unit in latents.values.units():
+    per_item = latents.corpus.sequence_length
+    for unit in latents.units():
         first, last = np.searchsorted(rows, [unit.start * per_item, unit.stop * per_item])
         if last > first:
             yield unit, chosen[first:last]
 
 
 def _windows(config: Config, latents: Latents, unit: Unit, chosen: list[Chosen]) -> Iterator[Json]:
-    corpus = latents.values.corpus
+    corpus = latents.corpus
     per_item = corpus.sequence_length
-    values = latents.values.unit_rows(unit).float().numpy()
-    indices = latents.indices.unit_rows(unit).numpy()
+    of_unit = latents.of_unit(unit)
     tokens = corpus.tokens(unit.start, unit.stop).numpy()
     documents = corpus.documents(unit.start, unit.stop)
     for example in chosen:
@@ -95,7 +95,8 @@ def _windows(config: Config, latents: Latents, unit: Unit, chosen: list[Chosen])
             before=config.describe.window_before,
             after=config.describe.window_after,
         )
-        rows = slice(place * per_item + window.start, place * per_item + window.stop)
+        first = place * per_item
+        shown = of_unit.rows(first + window.start, first + window.stop)
         yield {
             "latent": example.latent,
             "band": example.band,
@@ -107,5 +108,5 @@ def _windows(config: Config, latents: Latents, unit: Unit, chosen: list[Chosen])
             "document": int(documents[place, position]),
             "window_start": window.start,
             "token_ids": tokens[place, window].tolist(),
-            "activations": latent_activations(example.latent, values[rows], indices[rows]).tolist(),
+            "activations": latent_activations(example.latent, *shown).tolist(),
         }

@@ -50,6 +50,9 @@ class ArraySpec:
     """The array whose rows these scales belong to."""
     rows_per_item: int = 0
     """P of this array, where it is another one than the segment's."""
+    ragged: bool = False
+    """Whether a unit has any number of rows up to its capacity, as another array says: shards
+    that would hold none of them are not written."""
 
     @property
     def chunks_per_shard(self) -> int:
@@ -88,6 +91,8 @@ class ArraySpec:
         if not self.rows_per_item:
             # As it was written before arrays could have a P of their own.
             del record["rows_per_item"]
+        if not self.ragged:
+            del record["ragged"]
         return record
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -106,6 +106,8 @@ def _parts(
         assert len(data) <= most, (spec.name, len(data), most)
         for i, shard in enumerate(shards_of(segment, unit, spec.name)):
             part = data[i * spec.shard_rows : (i + 1) * spec.shard_rows]
+            if spec.ragged and len(part) == 0:
+                break
             yield spec, shard, part.reshape(len(part), *spec.row_shape)
 
 
@@ -116,6 +118,26 @@ def shard_keys(segment: Segment, unit: Unit) -> list[str]:
         for spec in segment.arrays
         for shard in shards_of(segment, unit, spec.name)
     ]
+
+
+def named_shards(
+    segment: Segment, unit: Unit, keys: Sequence[str]
+) -> list[tuple[ArraySpec, int]] | None:
+    """Array and shard number of each key, or None where they cannot be the shards of the unit.
+
+    A unit has all shards of each array, of a ragged one the first, as many as it needs.
+    """
+    found: list[tuple[ArraySpec, int]] = []
+    for spec in segment.arrays:
+        for number in shards_of(segment, unit, spec.name):
+            place = len(found)
+            if place < len(keys) and keys[place] == spec.shard_key(segment.name, number):
+                found.append((spec, number))
+            elif spec.ragged:
+                break
+            else:
+                return None
+    return found if len(found) == len(keys) else None
 
 
 def encoded(segment: Segment, name: str, rows: Tensor) -> dict[str, npt.NDArray[Any]]:

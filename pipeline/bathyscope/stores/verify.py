@@ -22,7 +22,7 @@ from bathyscope.stores.packs import GROUP
 from bathyscope.stores.receipts import Receipts, of_group
 from bathyscope.stores.retired import retired_units
 from bathyscope.stores.shards import ArraySpec, metadata_fault
-from bathyscope.stores.units import shards_of
+from bathyscope.stores.units import named_shards
 from bathyscope.values import Receipt, ShardRecord, Unit
 
 PIECE_BYTES = 8 * 2**20
@@ -224,12 +224,7 @@ class _Check:
 
     def _wrong(self, receipt: Receipt) -> str | None:
         """What a receipt says that cannot be, or None."""
-        wanted = [
-            spec.shard_key(self._segment.name, number)
-            for spec in self._segment.arrays
-            for number in shards_of(self._segment, self._unit(receipt), spec.name)
-        ]
-        if self._segment.arrays and [shard.key for shard in receipt.shards] != wanted:
+        if self._segment.arrays and self._named(receipt) is None:
             return "lists other shards than those of the unit: it is another unit's or segment's"
         if self._segment.arrays and not 0 <= receipt.valid <= self._segment.rows_per_unit:
             return f"counts {receipt.valid} rows; a unit has {self._segment.rows_per_unit}"
@@ -241,11 +236,13 @@ class _Check:
         return None
 
     def _shards(self, receipt: Receipt) -> Iterator[tuple[ArraySpec, int, ShardRecord]]:
-        place = 0
-        for spec in self._segment.arrays:
-            for number in shards_of(self._segment, self._unit(receipt), spec.name):
-                yield spec, number, receipt.shards[place]
-                place += 1
+        named = self._named(receipt) or []
+        for (spec, number), shard in zip(named, receipt.shards, strict=True):
+            yield spec, number, shard
+
+    def _named(self, receipt: Receipt) -> list[tuple[ArraySpec, int]] | None:
+        keys = [shard.key for shard in receipt.shards]
+        return named_shards(self._segment, self._unit(receipt), keys)
 
     def _missing(self, done: npt.NDArray[np.bool_], complete: bool) -> None:
         broken = {u for f in self.found.faults for u in f.units}
