@@ -16,6 +16,7 @@ from bathyscope_kernels.batch_topk import batch_topk_encode
 from bathyscope_kernels.decode import decode_residual, sparse_decode
 from bathyscope_kernels.edges import Edges, threshold_edges, topk_edges
 from bathyscope_kernels.encode import Encoded, topk_encode
+from bathyscope_kernels.encode_rows import TooManyEntries, rows_above, topk_rows
 from bathyscope_kernels.examples import no_examples, update_top_examples
 from bathyscope_kernels.gemm_select import (
     BatchTopK,
@@ -27,7 +28,6 @@ from bathyscope_kernels.gemm_select import (
 )
 from bathyscope_kernels.ragged import Ragged
 from bathyscope_kernels.ragged_decode import ragged_decode
-from bathyscope_kernels.row_lists import RowLists, decode_lists, topk_lists
 from bathyscope_kernels.threshold import Thresholded, l0, threshold_encode
 
 __all__ = [
@@ -39,21 +39,21 @@ __all__ = [
     "LargestEdges",
     "Ragged",
     "RowGradients",
-    "RowLists",
     "RowSparseAdam",
     "Threshold",
     "Thresholded",
+    "TooManyEntries",
     "TopK",
     "auxk_encode",
     "auxk_error",
     "batch_topk_encode",
-    "decode_lists",
     "decode_residual",
     "gemm_select",
     "l0",
     "no_examples",
     "ragged_decode",
     "row_sparse_adam",
+    "rows_above",
     "sampled_dot",
     "sparse_backward",
     "sparse_decode",
@@ -62,6 +62,6 @@ __all__ = [
     "topk_autoencode",
     "topk_edges",
     "topk_encode",
-    "topk_lists",
+    "topk_rows",
     "update_top_examples",
 ]

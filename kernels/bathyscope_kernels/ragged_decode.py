@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bathyscope_kernels import row_gradients
+from bathyscope_kernels.ragged import Ragged
 from bathyscope_kernels.ragged_backward import as_rows
 from bathyscope_kernels.ragged_products import by_latent, gather_sum, sampled_dot, scatter_sum
 from bathyscope_kernels.workspace import WORKSPACE_BYTES, accumulate_dtype
@@ -149,6 +151,9 @@ def _sum_rows(
 ) -> Tensor:
     _check_data(indices, offsets, W_dec)
     dtype = accumulate_dtype(values=values, W_dec=W_dec)
+    if values.dtype == W_dec.dtype == dtype and (b_dec is None or b_dec.dtype == dtype):
+        entries = Ragged(values.contiguous(), indices, offsets)
+        return row_gradients.decode(entries, W_dec, b_dec, workspace_bytes)
     x_hat = gather_sum(
         values.to(dtype).contiguous(),
         indices,
@@ -173,6 +178,11 @@ def _gradients(
     # The gradient of a plain sum is one number with stride 0, which a gather cannot walk.
     grad = grad.contiguous()
     found = []
+    if row_sparse and all(wanted) and values.dtype == W_dec.dtype == grad.dtype:
+        rows, dots = row_gradients.of_decoder(
+            grad, Ragged(values.contiguous(), indices, offsets), W_dec, workspace_bytes
+        )
+        return [dots, as_rows(rows.latents, rows.rows, W_dec.shape[0])]
     if wanted[0]:
         dots = sampled_dot(grad, indices, offsets, matrix=W_dec, workspace_bytes=workspace_bytes)
         found.append(dots.to(values.dtype))

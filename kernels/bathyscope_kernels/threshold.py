@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from bathyscope_kernels.band import band_sum, check_bandwidth
-from bathyscope_kernels.dispatch import on_gpu
+from bathyscope_kernels.cpu import encode as cpu
+from bathyscope_kernels.cpu.above import encode_above
+from bathyscope_kernels.dispatch import on_gpu, say_once
 from bathyscope_kernels.encode import check_encoder
 from bathyscope_kernels.ragged import from_positions, row_of
 from bathyscope_kernels.ragged_backward import encoder_gradients
@@ -220,6 +222,12 @@ def _select(
         )
     threshold = threshold.to(accumulate_dtype(x=x, W_enc=W_enc, b_enc=b_enc))
     floor = threshold - bandwidth / 2
+    if not cpu.why_not(x, W_enc, b_enc):
+        say_once("threshold_encode", "compiled C++")
+        given = (x.float().contiguous(), W_enc, b_enc.float().contiguous(), floor.contiguous())
+        values, indices, offsets = encode_above(*given, workspace_bytes=workspace_bytes)
+        active = ~(values <= threshold[indices.long()])
+        return Thresholded(values.masked_fill(~active, 0), indices, offsets, active)
 
     def keep(block: Block) -> Tensor:
         return (block.scores <= floor[block.columns]).logical_not_()

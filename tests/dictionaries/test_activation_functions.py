@@ -8,16 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from bathyscope.dictionaries import width as width_module
-from bathyscope.dictionaries.activation_function import encoded, level_of
+from bathyscope.dictionaries.activation_function import Active, level_of, padded
 from bathyscope.dictionaries.batch_topk import BatchTopK
 from bathyscope.dictionaries.gated import Gated
 from bathyscope.dictionaries.jumprelu import JumpReLU
 from bathyscope.dictionaries.kinds import ACTIVATIONS, make_activation
 from bathyscope.dictionaries.peers import Alone
 from bathyscope.dictionaries.relu import ReLU
-from bathyscope.dictionaries.width import ListsTooWide, Width, passes_for, row_blocks
 from bathyscope.errors import ConfigError
+from bathyscope_kernels import Ragged
 
 EYE, ZERO = torch.eye(3), torch.zeros(3)
 X = torch.tensor([[3.0, 1.0, 2.0], [0.5, -1.0, 0.0], [2.5, 2.5, 2.5]])
@@ -31,6 +30,17 @@ def kept(values: Tensor, indices: Tensor) -> list[list[tuple[int, float]]]:
     ]
 
 
+def rows_of(active: Active) -> list[list[tuple[int, float]]]:
+    """(latent, value) of the entries of each row whose value is not 0, by latent."""
+    entries = Ragged(active.values.detach(), *active[1:3])
+    found = []
+    for row in range(entries.num_rows):
+        values, indices = entries.row(row)
+        pairs = zip(indices.tolist(), values.tolist(), strict=True)
+        found.append(sorted((i, v) for i, v in pairs if v != 0))
+    return found
+
+
 def test_topk() -> None:
     found = make_activation("topk", k=2, num_latents=3).encode(X, EYE, ZERO)
     assert kept(found.values, found.indices) == [[(0, 3), (2, 2)], [(0, 0.5)], [(0, 2.5), (1, 2.5)]]
@@ -40,25 +50,34 @@ def test_batch_topk_in_training_takes_the_largest_of_a_group() -> None:
     function = BatchTopK(1, 3, group_rows=2)
     active = function.active(X, EYE, ZERO, None, Alone())
     # Rows 0 and 1 share two, both of row 0; row 2 is a group of its own, ties go to latent 0.
-    assert kept(active.values, active.indices) == [[(0, 3), (2, 2)], [], [(0, 2.5)]]
-    assert active.l0.tolist() == [2, 0, 1]
+    assert rows_of(active) == [[(0, 3), (2, 2)], [], [(0, 2.5)]]
+    assert active.l0 == 3
 
 
 def test_batch_topk_ties_go_to_the_earlier_row_then_the_smaller_latent() -> None:
     active = BatchTopK(1, 3, group_rows=3).active(torch.ones(3, 3), EYE, ZERO, None, Alone())
-    assert kept(active.values, active.indices) == [[(0, 1), (1, 1), (2, 1)], [], []]
+    assert rows_of(active) == [[(0, 1), (1, 1), (2, 1)], [], []]
 
 
-def test_batch_topk_loses_nothing_where_one_row_has_more_than_its_list_holds() -> None:
-    # One row of 40 large values: 4 k slots are 16 at first, and all 40 are wanted.
-    x = torch.zeros(40, 64)
-    x[7, :40] = torch.arange(1.0, 41.0)
-    x[8, 3] = 0.5
-    function = BatchTopK(1, 64, group_rows=40)
-    active = function.active(x, torch.eye(64), torch.zeros(64), None, Alone())
-    assert active.l0[7] == 40
-    assert active.l0.sum() == 40
-    assert function.width.slots >= 41
+def test_batch_topk_is_exact_whatever_level_was_guessed() -> None:
+    # The level of large rows lets nothing of small ones through, and the other way round.
+    function = BatchTopK(2, 30, group_rows=8)
+    generator = torch.Generator().manual_seed(0)
+    W, b = torch.randn(30, 6, generator=generator), torch.zeros(30)
+    for scale in (1.0, 100.0, 1e-6, 1.0):
+        x = scale * torch.randn(20, 6, generator=generator)
+        active = function.active(x, W, b, None, Alone())
+        dense = Ragged(*active[:3]).to_dense(30)
+        for start in (0, 8, 16):
+            pre = torch.relu(x[start : start + 8] @ W.T)
+            level = pre.flatten().topk(2 * len(pre)).values[-1]
+            wanted = torch.where(pre >= level, pre, 0.0)
+            torch.testing.assert_close(dense[start : start + 8], wanted)
+
+
+def test_batch_topk_takes_fewer_where_fewer_are_positive() -> None:
+    active = BatchTopK(3, 3, group_rows=2).active(X[1:2], EYE, ZERO, None, Alone())
+    assert rows_of(active) == [[(0, 0.5)]]
 
 
 def test_batch_topk_in_use_is_a_threshold_and_is_refused_without_one() -> None:
@@ -90,10 +109,10 @@ def test_jumprelu_in_training_has_the_lower_half_of_the_band() -> None:
         function.threshold.copy_(torch.tensor([1.0, 1.1, 2.3]))
     active = function.active(X[:1], EYE, ZERO, None, Alone())
     # 1.0 is above 1.1 - 0.25, so latent 1 takes part with value 0; 2.0 is not above 2.05.
-    assert sorted(active.indices[active.used].tolist()) == [0, 1]
-    assert kept(active.values, active.indices) == [[(0, 3)]]
-    assert active.l0.tolist() == [1]
-    active.l0.sum().backward()
+    assert active.indices.tolist() == [0, 1]
+    assert rows_of(active) == [[(0, 3)]]
+    assert active.l0 == 1
+    active.l0.backward()
     assert function.threshold.grad.tolist() == [0.0, -2.0, 0.0]
 
 
@@ -156,41 +175,15 @@ def test_a_dictionary_in_half_precision_encodes_too() -> None:
     assert found.count.tolist() == [3, 0, 3]
 
 
-def test_lists_grow_until_every_row_has_room_and_shrink_again() -> None:
-    width, W, b = Width(3, 100), torch.eye(100), torch.zeros(100)
-    assert width.slots == 16
-    many = width.encode_above(torch.ones(2, 100), W, b)
-    assert many.count.tolist() == [100, 100]
-    assert width.slots == 100, "never more than there are latents"
-    for _ in range(20):
-        assert width.encode_above(torch.eye(100)[:2], W, b).count.tolist() == [1, 1]
-    assert width.slots == 16
-
-
-def test_lists_that_would_take_too_much_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(width_module, "MOST_ENTRIES", 1000)
-    width = Width(3, 100)
-    with pytest.raises(ListsTooWide, match="Encode fewer rows at a time"):
-        width.lists_above(torch.ones(20, 100), torch.eye(100), torch.zeros(100))
-    assert passes_for(20, width.slots) > 1
-    alone = Width(3, 100).lists_above(torch.ones(1, 100), torch.eye(100), torch.zeros(100))
-    assert alone.used.sum() == 100, "one row is never too wide"
-
-
-@pytest.mark.parametrize(
-    ("rows", "passes", "sizes"), [(10, 3, [4, 4, 2]), (1, 4, [1]), (4, 1, [4])]
-)
-def test_rows_of_passes(rows: int, passes: int, sizes: list[int]) -> None:
-    assert [block.stop - block.start for block in row_blocks(rows, passes)] == sizes
-
-
-def test_lists_in_order_of_value() -> None:
-    found = encoded(
-        torch.tensor([[1.0, 0.0, 3.0], [-1.0, 0.0, 0.0]]), torch.tensor([[5, 0, 7]] * 2)
-    )
-    assert found.values.tolist() == [[3.0, 1.0], [0.0, 0.0]]
-    assert found.indices.tolist() == [[7, 5], [0, 0]]
-    assert found.count.tolist() == [2, 0]
+def test_lists_of_one_width_in_order_of_value() -> None:
+    entries = Ragged(
+        torch.tensor([1.0, 0.0, 3.0, 3.0, -1.0]), torch.tensor([5, 6, 7, 9, 2], dtype=torch.int32),
+        torch.tensor([0, 4, 5]),
+    )  # fmt: skip
+    found = padded(entries)
+    assert found.values.tolist() == [[3.0, 3.0, 1.0], [0.0, 0.0, 0.0]]
+    assert found.indices.tolist() == [[7, 9, 5], [0, 0, 0]]
+    assert found.count.tolist() == [3, 0]
 
 
 def test_the_level_that_a_share_is_above() -> None:

@@ -8,18 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from bathyscope.dictionaries import batch_topk as batch_topk_module
+from bathyscope.dictionaries import relu as relu_module
 from bathyscope.dictionaries.dictionary import Dictionary
 from bathyscope.dictionaries.gated import Gated
 from bathyscope.dictionaries.jumprelu import JumpReLU
 from bathyscope.dictionaries.kinds import AnyDictionary, make_dictionary
 from bathyscope.dictionaries.layout import Columns, columns_of
-from bathyscope.dictionaries.width import ListsTooWide
 from bathyscope.training import step as step_module
-from bathyscope.training.gradients import Gradients, Terms
+from bathyscope.training.gradients import Gradients, Terms, row_blocks
 from bathyscope.training.initial import initialise
 from bathyscope.training.mesh import Single
 from bathyscope.training.sparsity import Sparsity
 from bathyscope.training.step import Step, StepSettings
+from bathyscope_kernels import TooManyEntries
 
 ROWS, LATENTS, K, AUXK = 48, 60, 4, 0.3
 READ = columns_of([("mlp_in.0", 10), ("mlp_in.1", 6)])
@@ -191,23 +193,39 @@ def test_gradients_are_those_of_the_papers(
         torch.testing.assert_close(got[name], gradient, rtol=1e-8, atol=1e-10, msg=name)
 
 
-def test_a_batch_whose_lists_are_too_wide_is_gone_through_in_passes(
+def test_a_batch_with_too_many_active_latents_is_gone_through_in_passes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dictionary, x, _ = made("autoencoder", ONE, ONE, "relu", ())
     asked: list[int] = []
 
-    class Fussy(Gradients):
+    class Noted(Gradients):
         def find(self, x: Tensor, y: Tensor, dead: tuple[Tensor, ...], passes: int) -> Terms:
             asked.append(passes)
-            if passes < 4:
-                dictionary.activation.width.slots *= 2
-                raise ListsTooWide("too many active latents")
             return super().find(x, y, dead, passes)
 
-    monkeypatch.setattr(step_module, "Gradients", Fussy)
-    monkeypatch.setattr(step_module, "passes_for", lambda rows, slots: slots // 8)
+    monkeypatch.setattr(step_module, "Gradients", Noted)
     step = Step(dictionary, StepSettings(auxk_weight=0.0, dead_after_tokens=10**6), lr=1e-3)
-    dictionary.activation.width.slots = 8
-    assert step.step(x).l0 > 0
-    assert asked == [1, 2, 4]
+    twin, _, _ = made("autoencoder", ONE, ONE, "relu", ())
+    whole = Step(twin, StepSettings(auxk_weight=0.0, dead_after_tokens=10**6), lr=1e-3).step(x)
+    # About 20 of 60 latents are active in each of 48 rows: a quarter of them fits.
+    monkeypatch.setattr(relu_module, "MOST_ENTRIES", int(whole.l0 * ROWS / 3))
+    assert step.step(x) == pytest.approx(whole, rel=1e-9)
+    assert asked == [1, 1, 2, 4], "once for the twin"
+
+
+def test_what_needs_all_rows_at_once_is_refused_where_they_have_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dictionary, x, _ = made("autoencoder", ONE, ONE, "batch_topk", ())
+    monkeypatch.setattr(batch_topk_module, "MOST_ENTRIES", 10)
+    step = Step(dictionary, StepSettings(auxk_weight=0.0, dead_after_tokens=10**6), lr=1e-3)
+    with pytest.raises(TooManyEntries, match="more than 10"):
+        step.step(x)
+
+
+@pytest.mark.parametrize(
+    ("rows", "passes", "sizes"), [(10, 3, [4, 4, 2]), (1, 4, [1]), (4, 1, [4])]
+)
+def test_rows_of_passes(rows: int, passes: int, sizes: list[int]) -> None:
+    assert [block.stop - block.start for block in row_blocks(rows, passes)] == sizes

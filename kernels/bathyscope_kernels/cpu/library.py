@@ -32,6 +32,8 @@ def library() -> ctypes.CDLL | None:
         return None
     loaded.bathyscope_candidate_bytes.restype = ctypes.c_int64
     loaded.bathyscope_rows_by_latent.restype = ctypes.c_int64
+    for name in ("above_bf16", "above_fp32"):
+        getattr(loaded, f"bathyscope_{name}").restype = ctypes.c_void_p
     _log.info("CPU operations run in compiled C++")
     return loaded
 

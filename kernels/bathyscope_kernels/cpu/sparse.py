@@ -83,24 +83,57 @@ def backward(
     return dW_dec, dW_enc, db_enc
 
 
-def backward_of_decoder(
-    grad: Tensor, values: Tensor, W_dec: Tensor, lists: Lists
-) -> tuple[Tensor, Tensor]:
-    """The gradient of the listed rows of W_dec, and that of the values [rows, k]."""
-    rows, dots = grad.new_empty(lists.latents.numel(), grad.shape[1]), torch.zeros_like(values)
+def gather_sum_ragged(
+    coefficients: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    matrix: Tensor,
+    start: Tensor | None = None,
+) -> Tensor:
+    """start + S @ matrix, [rows, d], of rows with any number of entries."""
+    rows = offsets.numel() - 1
+    out = matrix.new_empty(rows, matrix.shape[1])
     call(
-        "backward_of_decoder", grad, values, W_dec, *lists, len(rows), values.shape[1],
-        grad.shape[1], rows, dots, threads(),
+        "gather_sum_ragged", coefficients, indices.to(torch.int32).contiguous(),
+        offsets.contiguous(), matrix, start, rows, matrix.shape[1], out, threads(),
+    )  # fmt: skip
+    return out
+
+
+def entries_by_latent(indices: Tensor, num_latents: int) -> Lists:
+    """Turn entries [nnz] around: for each latent their places, ascending."""
+    places = indices.numel()
+    most = min(num_latents, places)
+    starts = torch.empty(num_latents + 1, dtype=torch.int64)
+    latents, offsets = torch.empty(most, dtype=torch.int64), torch.empty(most + 1).long()
+    entries = torch.empty(places, dtype=torch.int64)
+    found = call(
+        "rows_by_latent", None, indices.to(torch.int32).contiguous(), places, num_latents, None,
+        starts, latents, offsets, entries,
+    )  # fmt: skip
+    return Lists(latents[:found], offsets[: found + 1], entries)
+
+
+def backward_of_decoder(
+    grad: Tensor, values: Tensor, row_of: Tensor, W_dec: Tensor, lists: Lists
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the listed rows of W_dec, and that of the values [nnz]."""
+    rows, dots = grad.new_empty(lists.latents.numel(), grad.shape[1]), torch.empty_like(values)
+    call(
+        "backward_of_decoder", grad, values, row_of, W_dec, *lists, len(rows), grad.shape[1],
+        rows, dots, threads(),
     )  # fmt: skip
     return rows, dots
 
 
-def backward_of_encoder(coefficients: Tensor, x: Tensor, lists: Lists) -> tuple[Tensor, Tensor]:
+def backward_of_encoder(
+    coefficients: Tensor, row_of: Tensor, x: Tensor, lists: Lists
+) -> tuple[Tensor, Tensor]:
     """The gradients of the listed rows of W_enc and of b_enc."""
     listed = lists.latents.numel()
     rows, biases = x.new_empty(listed, x.shape[1]), x.new_empty(listed)
     call(
-        "backward_of_encoder", coefficients, x, lists.offsets, lists.entries, listed,
-        coefficients.shape[1], x.shape[1], rows, biases, threads(),
+        "backward_of_encoder", coefficients, row_of, x, lists.offsets, lists.entries, listed,
+        x.shape[1], rows, biases, threads(),
     )  # fmt: skip
     return rows, biases

@@ -2,7 +2,7 @@
 
 An activation function holds what it has beside W_enc and b_enc: k, thresholds, a second bias. It
 encodes for use, and it gives the active latents of a batch with gradients for training. Both are
-lists [rows, width]; a [rows, latents] matrix never exists.
+lists of entries; a [rows, latents] matrix never exists.
 """
 
 from __future__ import annotations
@@ -13,35 +13,33 @@ import torch
 from torch import Tensor, nn
 
 from bathyscope.dictionaries.peers import Peers
-from bathyscope.dictionaries.width import Width
 from bathyscope.errors import ConfigError
 from bathyscope.values import Json
-from bathyscope_kernels import Encoded
+from bathyscope_kernels import Encoded, Ragged
+
+MOST_ENTRIES = 2**24
+"""Entries of a pass over rows: some 500 MB with what is made of them."""
 
 
 class Active(NamedTuple):
     """The active latents of a batch while it is trained on, and what the loss needs of them."""
 
     values: Tensor
-    """[rows, width]; 0 where not used. Carries gradient."""
+    """[nnz]. Carries gradient, also where it is 0."""
     indices: Tensor
-    """[rows, width] int32."""
-    used: Tensor
-    """[rows, width] bool: the slots that have a gradient; a value there may be 0."""
+    """[nnz] int32."""
+    offsets: Tensor
+    """[rows + 1] int64: the entries of row r are offsets[r] to offsets[r + 1]."""
     l0: Tensor
-    """[rows] active latents; carries gradient where thresholds are trained by it."""
+    """Number of active latents of all rows; carries gradient where thresholds are trained by it."""
     gate: Tensor | None = None
-    """[rows, width] what opens the gates (Gated), with gradient."""
+    """[nnz] what opens the gates (Gated), with gradient."""
 
 
 class ActivationFunction(nn.Module):
     """Base of all. `k` is the number of active latents per row that is wanted."""
 
     name: ClassVar[str]
-    tensors: ClassVar[tuple[str, ...]] = ()
-    """Names of its tensors, as they are in files."""
-    fixed_l0: ClassVar[bool] = False
-    """Whether L0 is k by construction, so that no term of the loss is needed for it."""
     passes: ClassVar[bool] = True
     """Whether a batch may be gone through in several passes over its rows."""
 
@@ -54,17 +52,18 @@ class ActivationFunction(nn.Module):
             )
         self.k = k
         self.num_latents = num_latents
-        self.width = Width(4 * k, num_latents)
-        """Slots of a row's list; not part of a file."""
 
     def encode(self, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Encoded:
-        """The active latents of rows x [rows, d_in], for use: no gradient."""
+        """The active latents of rows x [rows, d_in], for use."""
         raise NotImplementedError
 
     def active(
         self, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, peers: Peers
     ) -> Active:
-        """The active latents of rows x - centre, with gradients."""
+        """The active latents of rows x - centre, with gradients.
+
+        Raises `TooManyEntries` where they are more than `MOST_ENTRIES`.
+        """
         raise NotImplementedError
 
     @torch.no_grad()
@@ -98,13 +97,31 @@ def level_of(pre: Tensor, share: float) -> float:
     return float(flat.topk(rank).values[-1])
 
 
-def encoded(values: Tensor, indices: Tensor) -> Encoded:
-    """Lists as `topk_encode` gives them: entries above zero first, by value, then by index."""
-    indices, order = indices.sort(dim=1)
-    values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
-    positive = values > 0
-    count = positive.sum(1, dtype=torch.int32)
+def kept(entries: Ragged, keep: Tensor) -> Ragged:
+    """The marked entries; gradients go back to their values."""
+    before = torch.nn.functional.pad(keep.cumsum(0), (1, 0))
+    return Ragged(entries.values[keep], entries.indices[keep], before[entries.offsets])
+
+
+def padded(entries: Ragged) -> Encoded:
+    """Entries above zero as lists of one width, by value, then by latent.
+
+    That is how `topk_encode` gives them; the width is that of the fullest row, at least 1.
+    """
+    entries = kept(entries, ~(entries.values <= 0))
+    counts = entries.counts
+    width = max(int(counts.max()) if len(counts) else 0, 1)
+    used = torch.arange(width, device=counts.device) < counts[:, None]
+    values = entries.values.new_zeros(used.shape).masked_scatter_(used, entries.values)
+    indices = entries.indices.new_zeros(used.shape).masked_scatter_(used, entries.indices)
+    return ordered(values, indices)
+
+
+def ordered(values: Tensor, indices: Tensor) -> Encoded:
+    """Lists [rows, width] whose entries ascend by latent, by value; equals stay in their order."""
+    values, order = values.sort(dim=1, descending=True, stable=True)
+    used = values != 0
+    count = used.sum(1, dtype=torch.int32)
     width = max(int(count.max()) if len(count) else 0, 1)
-    values = values.masked_fill_(~positive, 0)[:, :width]
-    indices = indices.gather(1, order).masked_fill_(~positive, 0)[:, :width]
-    return Encoded(values.contiguous(), indices.contiguous(), count)
+    indices = indices.gather(1, order).masked_fill_(~used, 0)
+    return Encoded(values[:, :width].contiguous(), indices[:, :width].contiguous(), count)

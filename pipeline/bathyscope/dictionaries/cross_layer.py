@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from bathyscope.dictionaries.activation_function import ActivationFunction, encoded
+from bathyscope.dictionaries.activation_function import ActivationFunction, ordered
 from bathyscope.dictionaries.dictionary import Dictionary
 from bathyscope.dictionaries.layout import ColumnBlock, Columns, columns_of, width_of
 from bathyscope.dictionaries.transcoder import Transcoder
@@ -112,7 +112,7 @@ class CrossLayerTranscoder(nn.Module):
             values.append(found.values)
             indices.append(found.indices + first)
             first += part.num_latents
-        return encoded(torch.cat(values, 1), torch.cat(indices, 1))
+        return ordered(torch.cat(values, 1), torch.cat(indices, 1))
 
     def decode(self, latents: Encoded) -> Tensor:
         """ŷ [rows, d_out]."""

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from bathyscope.dictionaries.activation_function import (
+    MOST_ENTRIES,
     ActivationFunction,
     Active,
-    encoded,
     level_of,
+    padded,
 )
 from bathyscope.dictionaries.peers import Peers
-from bathyscope_kernels import Encoded
+from bathyscope_kernels import Encoded, Ragged, rows_above, threshold_encode
 
 _START = 4
 
@@ -32,7 +33,6 @@ class Gated(ActivationFunction):
     """A gate that opens and a magnitude that is measured apart; b_enc is the gate's bias."""
 
     name = "gated"
-    tensors = ("r_mag", "b_mag")
 
     def __init__(self, k: int, num_latents: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(k, num_latents, dtype)
@@ -41,24 +41,23 @@ class Gated(ActivationFunction):
 
     def encode(self, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Encoded:
         """The magnitudes of rows x [rows, d_in] whose gates are open, if positive."""
-        found = self.width.encode_above(x, W_enc, b_enc)
-        used = found.values > 0
-        return encoded(self._magnitudes(found.values, found.indices, used, b_enc), found.indices)
+        zeros = torch.zeros_like(b_enc, dtype=torch.promote_types(b_enc.dtype, torch.float32))
+        entries = Ragged(*threshold_encode(x, W_enc, b_enc, zeros)[:3])
+        return padded(entries._replace(values=self._magnitudes(entries, b_enc)))
 
     def active(
         self, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, peers: Peers
     ) -> Active:
         """The same, and the gates, with gradients."""
-        lists = self.width.lists_above(x, W_enc, b_enc, centre=centre)
-        values = self._magnitudes(*lists, b_enc)
-        l0 = (values > 0).sum(1).to(values.dtype)
-        return Active(values, lists.indices, lists.used, l0, gate=lists.pre)
+        entries = rows_above(x, W_enc, b_enc, centre=centre, most_entries=MOST_ENTRIES)
+        values = self._magnitudes(entries, b_enc)
+        l0 = (values > 0).sum().to(values.dtype)
+        return Active(values, entries.indices, entries.offsets, l0, gate=entries.values)
 
-    def _magnitudes(self, gate: Tensor, indices: Tensor, used: Tensor, b_enc: Tensor) -> Tensor:
-        latents = indices.long()
-        plain = gate - b_enc[latents]
-        magnitudes = torch.relu(plain * self.r_mag.exp()[latents] + self.b_mag[latents])
-        return torch.where(used, magnitudes, magnitudes.new_zeros(()))
+    def _magnitudes(self, gates: Ragged, b_enc: Tensor) -> Tensor:
+        latents = gates.indices.long()
+        plain = gates.values - b_enc[latents]
+        return torch.relu(plain * self.r_mag.exp()[latents] + self.b_mag[latents])
 
     @torch.no_grad()
     def prepare(self, pre: Tensor) -> float:

@@ -16,15 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from bathyscope.dictionaries.activation_function import (
+    MOST_ENTRIES,
     ActivationFunction,
     Active,
-    encoded,
     level_of,
+    padded,
 )
 from bathyscope.dictionaries.peers import Peers
 from bathyscope.errors import ConfigError
 from bathyscope.values import Json
-from bathyscope_kernels import Encoded
+from bathyscope_kernels import Encoded, Ragged, rows_above, threshold_encode
 
 
 class JumpReLU(ActivationFunction):
@@ -35,7 +36,6 @@ class JumpReLU(ActivationFunction):
     """
 
     name = "jumprelu"
-    tensors = ("threshold",)
 
     def __init__(
         self,
@@ -56,25 +56,18 @@ class JumpReLU(ActivationFunction):
 
     def encode(self, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Encoded:
         """Every pre-activation of rows x [rows, d_in] above its threshold, if positive."""
-        found = self.width.encode_above(x, W_enc, b_enc, self.threshold)
-        return encoded(found.values, found.indices)
+        return padded(Ragged(*threshold_encode(x, W_enc, b_enc, self.threshold.detach())[:3]))
 
     def active(
         self, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, peers: Peers
     ) -> Active:
         """The same and the lower half of the band, with gradients."""
         floor = (self.threshold - self.eps / 2).detach()
-        lists = self.width.lists_above(x, W_enc, b_enc, centre=centre, floor=floor)
-        threshold = self.threshold[lists.indices.long()]
-        values = _Jump.apply(lists.pre, threshold, self.eps)
-        ones = _Step.apply(lists.pre, threshold, self.eps)
-        zero = values.new_zeros(())
-        return Active(
-            torch.where(lists.used, values, zero),
-            lists.indices,
-            lists.used,
-            torch.where(lists.used, ones, zero).sum(1),
-        )
+        entries = rows_above(x, W_enc, b_enc, floor, centre=centre, most_entries=MOST_ENTRIES)
+        threshold = self.threshold[entries.indices.long()]
+        values = _Jump.apply(entries.values, threshold, self.eps)
+        l0 = _Step.apply(entries.values, threshold, self.eps).sum()
+        return Active(values, entries.indices, entries.offsets, l0)
 
     @torch.no_grad()
     def prepare(self, pre: Tensor) -> float:

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from bathyscope_kernels import Ragged
 from bathyscope_kernels.score_blocks import orderable
 
 
@@ -17,12 +18,20 @@ class Peers(Protocol):
         """Whether the flag is set at any holder."""
         ...
 
-    def largest(self, pre: Tensor, indices: Tensor, used: Tensor, k: int, group: int) -> Tensor:
-        """Which entries are among the k * group largest of each run of `group` rows.
+    def total(self, counts: Tensor) -> Tensor:
+        """The sum over all holders."""
+        ...
 
-        Lists are [rows, width]; the result is bool like them. Of equals, the smaller row comes
-        first, then the smaller latent.
+    def largest(self, entries: Ragged, k: int, group_rows: int) -> Tensor:
+        """Which entries are among the k * rows largest of their group, bool [nnz].
+
+        A group is a run of `group_rows` rows, the last one may be shorter. Of equals the smaller
+        row comes first, then the smaller latent.
         """
+        ...
+
+    def least(self, level: float) -> float:
+        """The smallest at any holder."""
         ...
 
 
@@ -33,24 +42,37 @@ class Alone:
         """The flag."""
         return flag
 
-    def largest(self, pre: Tensor, indices: Tensor, used: Tensor, k: int, group: int) -> Tensor:
-        """As in `Peers`. A row's list is ordered, so its first k entries are the largest."""
-        if group == 1:
-            return used & (torch.arange(used.shape[1], device=used.device) < k)
-        keep = torch.zeros_like(used)
-        for start in range(0, len(pre), group):
-            rows = slice(start, min(start + group, len(pre)))
-            keep[rows] = _largest(pre[rows], used[rows], k * (rows.stop - rows.start))
+    def total(self, counts: Tensor) -> Tensor:
+        """The counts."""
+        return counts
+
+    def largest(self, entries: Ragged, k: int, group_rows: int) -> Tensor:
+        """As in `Peers`."""
+        keep = torch.ones(entries.values.shape, dtype=torch.bool, device=entries.values.device)
+        for rows, start, stop in groups_of(entries, group_rows):
+            keep[start:stop] = largest_of(orderable(entries.values[start:stop].detach()), k * rows)
         return keep
 
+    def least(self, level: float) -> float:
+        """The level."""
+        return level
 
-def _largest(pre: Tensor, used: Tensor, wanted: int) -> Tensor:
-    """The `wanted` largest entries of lists [rows, width]."""
-    if int(used.sum()) <= wanted:
-        return used
-    order = orderable(pre).masked_fill_(~used, torch.iinfo(torch.int32).min).reshape(-1)
+
+def groups_of(entries: Ragged, group_rows: int) -> list[tuple[int, int, int]]:
+    """Number of rows, first entry and one past the last entry of each run of `group_rows` rows."""
+    ends = [*range(0, entries.num_rows, group_rows), entries.num_rows]
+    places = entries.offsets[torch.tensor(ends, device=entries.offsets.device)].tolist()
+    return [
+        (ends[i + 1] - ends[i], places[i], places[i + 1])
+        for i in range(len(ends) - 1)
+        if ends[i + 1] > ends[i]
+    ]
+
+
+def largest_of(order: Tensor, wanted: int) -> Tensor:
+    """The `wanted` largest of integers [n], of equals the first: bool [n]."""
+    if order.numel() <= wanted:
+        return torch.ones_like(order, dtype=torch.bool)
     smallest = torch.topk(order, wanted, sorted=False).values.amin()
     keep, tied = order > smallest, order == smallest
-    # Places in the lists go by row, and equals of a row by latent.
-    keep |= tied & (tied.cumsum(0) <= wanted - keep.sum())
-    return keep.view_as(used)
+    return keep | tied & (tied.cumsum(0) <= wanted - keep.sum())

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from bathyscope.dictionaries.activation_function import (
+    MOST_ENTRIES,
     ActivationFunction,
     Active,
-    encoded,
     level_of,
+    padded,
 )
 from bathyscope.dictionaries.peers import Peers
-from bathyscope_kernels import Encoded
+from bathyscope_kernels import Encoded, Ragged, rows_above, threshold_encode
 
 _START = 4
 
@@ -31,15 +32,15 @@ class ReLU(ActivationFunction):
 
     def encode(self, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Encoded:
         """Every positive pre-activation of rows x [rows, d_in]."""
-        found = self.width.encode_above(x, W_enc, b_enc)
-        return encoded(found.values, found.indices)
+        zeros = torch.zeros_like(b_enc, dtype=torch.promote_types(b_enc.dtype, torch.float32))
+        return padded(Ragged(*threshold_encode(x, W_enc, b_enc, zeros)[:3]))
 
     def active(
         self, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, peers: Peers
     ) -> Active:
         """The same, with gradients."""
-        lists = self.width.lists_above(x, W_enc, b_enc, centre=centre)
-        return Active(lists.pre, lists.indices, lists.used, lists.used.sum(1).to(lists.pre.dtype))
+        entries = rows_above(x, W_enc, b_enc, centre=centre, most_entries=MOST_ENTRIES)
+        return Active(*entries, entries.values.new_tensor(float(entries.values.numel())))
 
     @torch.no_grad()
     def prepare(self, pre: Tensor) -> float:

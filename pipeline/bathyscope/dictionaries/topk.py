@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bathyscope.dictionaries.activation_function import ActivationFunction, Active
-from bathyscope.dictionaries.peers import Peers
-from bathyscope_kernels import Encoded, topk_encode, topk_lists
+from bathyscope.dictionaries.activation_function import ActivationFunction, Active, kept
+from bathyscope.dictionaries.peers import Alone, Peers
+from bathyscope_kernels import Encoded, topk_encode, topk_rows
 
 
 class TopK(ActivationFunction):
     """The k largest positive pre-activations of each row."""
 
     name = "topk"
-    fixed_l0 = True
 
     def encode(self, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Encoded:
         """The k largest positive pre-activations of rows x [rows, d_in]."""
@@ -26,8 +25,7 @@ class TopK(ActivationFunction):
         self, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, peers: Peers
     ) -> Active:
         """The same, with gradients: of the values only, as in torch.topk."""
-        held = min(self.k, W_enc.shape[0])
-        lists = topk_lists(x, W_enc, b_enc, held, centre=centre)
-        keep = peers.largest(lists.pre, lists.indices, lists.used, self.k, 1)
-        values = lists.pre.masked_fill(~keep, 0)
-        return Active(values, lists.indices, keep, keep.sum(1).to(values.dtype))
+        entries = topk_rows(x, W_enc, b_enc, min(self.k, len(b_enc)), centre=centre)
+        if not isinstance(peers, Alone):
+            entries = kept(entries, peers.largest(entries, self.k, 1))
+        return Active(*entries, entries.values.new_tensor(float(entries.values.numel())))

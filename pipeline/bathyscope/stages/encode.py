@@ -18,13 +18,14 @@ from bathyscope.runs.run import DICTIONARIES, LATENTS, Run
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
 from bathyscope.stages.hook_columns import hook_columns
-from bathyscope.stages.latent_layout import encode_rows, latent_arrays, lay_out_latents
+from bathyscope.stages.latent_layout import latent_arrays, lay_out_latents
 from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.stores.manifests import Segment
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.stored_receipts import StoredReceipts
 from bathyscope.stores.units import write_unit
 from bathyscope.values import Json, Unit, UnitPlan
+from bathyscope_kernels import Encoded
 
 NAME = "encode"
 SEMANTICS = 3
@@ -102,7 +103,8 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     found = []
     for start in range(0, num_rows, _BATCH_ROWS):
         blocks = [rows[start : start + _BATCH_ROWS].to(device).float() for rows in inputs]
-        found += encode_rows(context.dictionary, torch.cat(blocks, dim=1))
+        latents = context.dictionary.encode(torch.cat(blocks, dim=1))
+        found.append(Encoded(*(part.cpu() for part in latents)))
         guard.progress(min((start + _BATCH_ROWS) / num_rows, 1.0))
     shards = write_unit(
         context.objects,

@@ -9,11 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from bathyscope.config import StoreConfig
-from bathyscope.dictionaries.kinds import AnyDictionary
-from bathyscope.dictionaries.width import ListsTooWide
 from bathyscope.errors import StoreError
 from bathyscope.runs.latents import COUNTS, INDICES, VALUES
 from bathyscope.stages.layout import Column, Layout, lay_out
@@ -57,15 +54,6 @@ def lay_out_latents(
     entries = lay_out(columns, unit_rows=unit_items * own, store=smaller)
     ragged = (replace(spec, rows_per_item=own, ragged=True) for spec in entries.arrays)
     return Layout((*counts.arrays, *ragged), counts.rows_per_unit)
-
-
-def encode_rows(dictionary: AnyDictionary, x: Tensor) -> list[Encoded]:
-    """The active latents of rows x, in pieces where lists of all would be too wide."""
-    try:
-        return [Encoded(*(part.cpu() for part in dictionary.encode(x)))]
-    except ListsTooWide:
-        half = len(x) // 2
-        return [*encode_rows(dictionary, x[:half]), *encode_rows(dictionary, x[half:])]
 
 
 def latent_arrays(

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from bathyscope.dictionaries.activation_function import Active
+from bathyscope.dictionaries.activation_function import Active, kept
 from bathyscope.dictionaries.dictionary import Dictionary
 from bathyscope.dictionaries.kinds import AnyDictionary
-from bathyscope.dictionaries.width import ListsTooWide
 from bathyscope.training.mesh import Mesh
-from bathyscope_kernels import auxk_error, decode_lists
+from bathyscope_kernels import Ragged, TooManyEntries, auxk_error, ragged_decode
 
 
 class Forward(NamedTuple):
@@ -53,17 +52,17 @@ def forward(
 def _active(
     dictionary: AnyDictionary, x: Tensor, centre: Tensor | None, mesh: Mesh
 ) -> tuple[Active, ...]:
-    """The active latents of each part. Raises `ListsTooWide`, in all processes or in none."""
-    too_wide: ListsTooWide | None = None
+    """The active latents of each part. Raises `TooManyEntries`, in all processes or in none."""
+    too_many: TooManyEntries | None = None
     found = []
     for part, columns in zip(dictionary.parts, dictionary.read_columns, strict=True):
         try:
             rows = x[:, columns]
             found.append(part.activation.active(rows, part.W_enc, part.b_enc, centre, mesh.peers))
-        except ListsTooWide as error:
-            too_wide = error
-    if mesh.peers.any(too_wide is not None):
-        raise too_wide or ListsTooWide("Another holder of latents has lists that are too wide.")
+        except TooManyEntries as error:
+            too_many = error
+    if mesh.peers.any(too_many is not None):
+        raise too_many or TooManyEntries("another holder of latents has too many active ones")
     return tuple(found)
 
 
@@ -92,7 +91,7 @@ def _decoded(
     found = []
     for part, a, z in zip(dictionary.parts, active, values, strict=True):
         W_dec = part.W_dec.detach() if fixed else part.W_dec
-        found.append(decode_lists(z, a.indices, a.used, W_dec))
+        found.append(ragged_decode(z, a.indices, a.offsets, W_dec, row_sparse=True))
     return _summed(found, dictionary.d_out)
 
 
@@ -114,22 +113,18 @@ def _by_prefix(
     The latents between two prefixes are decoded once, and the results added up.
     """
     latents = active.indices + first_latent
-    starts = (0, *prefixes[:-1])
-    mine = torch.stack(
-        [
-            active.used & (latents >= start) & (latents < stop)
-            for start, stop in zip(starts, prefixes, strict=True)
-        ]
+    values, indices, counts = [], [], []
+    for start, stop in zip((0, *prefixes[:-1]), prefixes, strict=True):
+        group = kept(Ragged(*active[:3]), (latents >= start) & (latents < stop))
+        values.append(group.values)
+        indices.append(group.indices)
+        counts.append(group.counts)
+    # The groups one below the other: as many rows again for each.
+    offsets = torch.nn.functional.pad(torch.cat(counts).cumsum(0), (1, 0))
+    decoded = ragged_decode(
+        torch.cat(values), torch.cat(indices), offsets, part.W_dec, row_sparse=True
     )
-    groups, rows, width = mine.shape
-    values = torch.where(mine, active.values, active.values.new_zeros(()))
-    decoded = decode_lists(
-        values.view(groups * rows, width),
-        active.indices.expand(groups, -1, -1).reshape(groups * rows, width),
-        mine.view(groups * rows, width),
-        part.W_dec,
-    )
-    return decoded.view(groups, rows, -1).cumsum(0)
+    return decoded.view(len(prefixes), -1, decoded.shape[1]).cumsum(0)
 
 
 def _gate_hat(dictionary: AnyDictionary, active: tuple[Active, ...], mesh: Mesh) -> Tensor | None:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from bathyscope.dictionaries.activation_function import Active
 from bathyscope.dictionaries.kinds import AnyDictionary
-from bathyscope.dictionaries.width import row_blocks
 from bathyscope.training.forward import Forward, auxk, forward
 from bathyscope.training.losses import Spread, unexplained
 from bathyscope.training.mesh import Mesh
@@ -33,6 +32,8 @@ class Terms(NamedTuple):
     num_rows: int
     fired: tuple[Tensor, ...]
     """Which latents of each part were active: bool."""
+    entries: int
+    """Active latents of all rows in this process."""
 
 
 class _Whole(NamedTuple):
@@ -56,6 +57,7 @@ class _Sums:
         self.auxk = like.new_zeros(())
         self.penalty = like.new_zeros(())
         self.l0 = like.new_zeros(())
+        self.entries = 0
         self.fired = [
             torch.zeros(part.num_latents, dtype=torch.bool, device=like.device)
             for part in dictionary.parts
@@ -66,7 +68,8 @@ class _Sums:
         """Count the active latents of some rows."""
         for fired, a in zip(self.fired, active, strict=True):
             fired[a.indices[a.values > 0].long()] = True
-            self.l0 += a.l0.detach().sum()
+            self.l0 += a.l0.detach()
+            self.entries += a.values.numel()
 
 
 class Gradients:
@@ -130,7 +133,7 @@ class Gradients:
             for rows in blocks:
                 through = self._forward(x[rows], self._centre()) if found is None else found
                 errors.append(y[rows] - through.y_hats[-1])
-                l0 += sum(a.l0.sum() for a in through.active)
+                l0 += sum(a.l0 for a in through.active)
             error = torch.cat(errors) if has_dead else None
         mean_l0 = float(mesh.sum_rows(mesh.sum_latents(l0))) / num_rows
         error_spread = None if error is None else Spread.of(error, columns, mesh, num_rows)
@@ -196,4 +199,10 @@ class Gradients:
         sparsity = self._sparsity.value(l0, penalty)
         fired = tuple(mesh.sum_rows(f.to(torch.int32)) > 0 for f in sums.fired)
         loss = reconstruction + sparsity + self._auxk_weight * aux
-        return Terms(loss, fvu, aux, l0, sparsity, num_rows, fired)
+        return Terms(loss, fvu, aux, l0, sparsity, num_rows, fired, sums.entries)
+
+
+def row_blocks(rows: int, passes: int) -> list[slice]:
+    """The rows of each pass."""
+    size = -(-rows // passes)
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]

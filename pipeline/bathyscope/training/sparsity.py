@@ -68,7 +68,7 @@ class Sparsity:
         if self._trains_l0:
             k = self._dictionary.k
             slope = 2 * self._l0_weight * (l0 / k - 1) / k
-            return zero + slope * sum(a.l0.sum() for a in active)
+            return zero + slope * sum(a.l0 for a in active)
         return zero if penalty is None else self.l1_weight * penalty
 
     def penalty(self, active: tuple[Active, ...], norm: float) -> Tensor | None:

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bathyscope.dictionaries.activation_function import MOST_ENTRIES
 from bathyscope.dictionaries.kinds import AnyDictionary
-from bathyscope.dictionaries.width import ListsTooWide, passes_for
 from bathyscope.errors import ConfigError, NonFiniteError
 from bathyscope.training.gradients import Gradients, Terms
 from bathyscope.training.mesh import Mesh, Single
 from bathyscope.training.sparsity import Sparsity
-from bathyscope_kernels import RowSparseAdam
+from bathyscope_kernels import RowSparseAdam, TooManyEntries
 
 UNIT, FREE = "unit", "free"
 DECODER_NORMS = (UNIT, FREE)
@@ -85,6 +85,7 @@ class Step:
             unit_rows=unit_rows,
         )
         self._gradients = Gradients(dictionary, self.sparsity, self.mesh, settings.auxk_weight)
+        self._passes = 1
         self.optimizer = _optimizer(dictionary, lr, unit_rows)
         device = dictionary.parts[0].W_enc.device
         self.silent_tokens = [
@@ -134,16 +135,21 @@ class Step:
         )
 
     def _find_gradients(self, x: Tensor, y: Tensor) -> Terms:
-        """Gradients of the batch, in as many passes over its rows as the lists need."""
+        """Gradients of the batch, in as many passes over its rows as their latents need."""
         dead = self.dead if self.settings.auxk_weight else ()
         while True:
-            slots = max(part.activation.width.slots for part in self.dictionary.parts)
-            splits = all(part.activation.passes for part in self.dictionary.parts)
             try:
-                return self._gradients.find(x, y, dead, passes_for(len(x), slots) if splits else 1)
-            except ListsTooWide:
-                # Widths have grown: the next try takes fewer rows at a time.
+                terms = self._gradients.find(x, y, dead, self._passes)
+            except TooManyEntries:
+                splits = all(part.activation.passes for part in self.dictionary.parts)
+                if not splits or self._passes >= len(x):
+                    raise
                 self.optimizer.zero_grad()
+                self._passes *= 2
+            else:
+                if 4 * terms.entries < MOST_ENTRIES * self._passes:
+                    self._passes = max(1, self._passes // 2)
+                return terms
 
     def _clip(self) -> None:
         norms = self.mesh.sum_latents(self._squared_norm(split=True)) + self._squared_norm(

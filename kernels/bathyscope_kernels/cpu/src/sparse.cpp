@@ -68,8 +68,19 @@ void bathyscope_gather_sum(const float* coefficients, const int32_t* indices, co
     gather_row(coefficients + r * k, indices + r * k, matrix, start, k, d, out + r * d);
 }
 
+// The same for rows of any length: row r has the entries offsets[r] .. offsets[r + 1].
+void bathyscope_gather_sum_ragged(const float* coefficients, const int32_t* indices,
+                                  const int64_t* offsets, const float* matrix, const float* start,
+                                  int64_t rows, int64_t d, float* out, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 16)
+  for (int64_t r = 0; r < rows; ++r)
+    gather_row(coefficients + offsets[r], indices + offsets[r], matrix, start,
+               offsets[r + 1] - offsets[r], d, out + r * d);
+}
+
 // Turn the lists around. `entries` gets, latent by latent, the places r * k + j of its nonzeros in
-// ascending order; `latents` the latents that have any, ascending; `offsets` their starts.
+// ascending order; `latents` the latents that have any, ascending; `offsets` their starts. Without
+// coefficients (null) every place is an entry.
 // `starts` is scratch of num_latents + 1; latents with `always` (or null) are listed in any case.
 // Returns how many latents there are.
 int64_t bathyscope_rows_by_latent(const float* coefficients, const int32_t* indices, int64_t places,
@@ -77,7 +88,7 @@ int64_t bathyscope_rows_by_latent(const float* coefficients, const int32_t* indi
                                   int64_t* latents, int64_t* offsets, int64_t* entries) {
   std::fill(starts, starts + num_latents + 1, 0);
   for (int64_t p = 0; p < places; ++p)
-    if (coefficients[p] != 0) ++starts[indices[p] + 1];
+    if (!coefficients || coefficients[p] != 0) ++starts[indices[p] + 1];
   int64_t found = 0;
   for (int64_t f = 0; f < num_latents; ++f) {
     if (starts[f + 1] > 0 || (always && always[f])) {
@@ -88,17 +99,18 @@ int64_t bathyscope_rows_by_latent(const float* coefficients, const int32_t* indi
   }
   offsets[found] = starts[num_latents];
   for (int64_t p = 0; p < places; ++p)
-    if (coefficients[p] != 0) entries[starts[indices[p]]++] = p;
+    if (!coefficients || coefficients[p] != 0) entries[starts[indices[p]]++] = p;
   return found;
 }
 
-// For each listed latent f over its entries (row r, value v), in one pass:
+// For each listed latent f over its entries e (row r = row_of[e], value v), in one pass:
 //     g = grad[r] . W_dec[f],   dW_dec[f] += v * grad[r]
-// `dots` [rows, k] gets each g.
-void bathyscope_backward_of_decoder(const float* grad, const float* values, const float* W_dec,
-                                    const int64_t* latents, const int64_t* offsets,
-                                    const int64_t* entries, int64_t num_listed, int64_t k,
-                                    int64_t d, float* dW_dec, float* dots, int threads) {
+// `dots` [entries] gets each g.
+void bathyscope_backward_of_decoder(const float* grad, const float* values, const int32_t* row_of,
+                                    const float* W_dec, const int64_t* latents,
+                                    const int64_t* offsets, const int64_t* entries,
+                                    int64_t num_listed, int64_t d, float* dW_dec, float* dots,
+                                    int threads) {
   ask_for_large_pages(dW_dec, num_listed * d);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 32)
   for (int64_t i = 0; i < num_listed; ++i) {
@@ -106,8 +118,8 @@ void bathyscope_backward_of_decoder(const float* grad, const float* values, cons
     float* out = dW_dec + i * d;
     std::memset(out, 0, d * sizeof(float));
     for (int64_t e = offsets[i]; e < offsets[i + 1]; ++e) {
-      const float* row = grad + entries[e] / k * d;
-      if (e + 1 < offsets[i + 1]) __builtin_prefetch(grad + entries[e + 1] / k * d);
+      const float* row = grad + row_of[entries[e]] * d;
+      if (e + 1 < offsets[i + 1]) __builtin_prefetch(grad + row_of[entries[e + 1]] * d);
       dots[entries[e]] = dot(row, decoder, d);
       add_scaled(out, row, values[entries[e]], d);
     }
@@ -116,19 +128,19 @@ void bathyscope_backward_of_decoder(const float* grad, const float* values, cons
 
 // For each listed latent f over its entries (row r, coefficient c): dW_enc[f] += c * x[r] and
 // db_enc[f] += c.
-void bathyscope_backward_of_encoder(const float* coefficients, const float* x,
-                                    const int64_t* offsets, const int64_t* entries,
-                                    int64_t num_listed, int64_t k, int64_t d, float* dW_enc,
-                                    float* db_enc, int threads) {
+void bathyscope_backward_of_encoder(const float* coefficients, const int32_t* row_of,
+                                    const float* x, const int64_t* offsets, const int64_t* entries,
+                                    int64_t num_listed, int64_t d, float* dW_enc, float* db_enc,
+                                    int threads) {
   ask_for_large_pages(dW_enc, num_listed * d);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 32)
   for (int64_t i = 0; i < num_listed; ++i) {
     float *out = dW_enc + i * d, bias = 0;
     std::memset(out, 0, d * sizeof(float));
     for (int64_t e = offsets[i]; e < offsets[i + 1]; ++e) {
-      if (e + 1 < offsets[i + 1]) __builtin_prefetch(x + entries[e + 1] / k * d);
+      if (e + 1 < offsets[i + 1]) __builtin_prefetch(x + row_of[entries[e + 1]] * d);
       float c = coefficients[entries[e]];
-      add_scaled(out, x + entries[e] / k * d, c, d);
+      add_scaled(out, x + row_of[entries[e]] * d, c, d);
       bias += c;
     }
     db_enc[i] = bias;
