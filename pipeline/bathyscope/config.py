@@ -137,7 +137,7 @@ class TrainConfig:
     dead_after_epochs: float = option(
         0.5, "a latent is dead after this many epochs of training tokens without firing"
     )
-    l0_weight: float = option(10.0, "weight of (L0 / k - 1)^2 (jumprelu)")
+    l0_weight: float = option(1.0, "weight of (L0 / k - 1)^2 (jumprelu)")
     l1_weight: float = option(0.0, "weight of the L1 penalty (relu, gated); 0 lets it follow L0")
     decoder_norm: str = option("unit", "unit: decoder rows have norm 1; free: they are left alone")
     clip_norm: float = option(0.0, "gradients are scaled down to this norm; 0 never does")

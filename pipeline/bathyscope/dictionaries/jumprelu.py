@@ -69,6 +69,11 @@ class JumpReLU(ActivationFunction):
         l0 = _Step.apply(entries.values, threshold, self.eps).sum()
         return Active(values, entries.indices, entries.offsets, l0)
 
+    @property
+    def spread(self) -> float:
+        """The standard deviation that pre-activations had at the start of training."""
+        return self.eps / self.bandwidth
+
     @torch.no_grad()
     def prepare(self, pre: Tensor) -> float:
         """Start the band and the thresholds; b_enc starts at 0."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bathyscope.dictionaries.activation_function import MOST_ENTRIES
+from bathyscope.dictionaries.jumprelu import JumpReLU
 from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.errors import ConfigError, NonFiniteError
 from bathyscope.training.gradients import Gradients, Terms
@@ -17,6 +18,7 @@ from bathyscope.training.sparsity import Sparsity
 from bathyscope_kernels import RowSparseAdam, TooManyEntries
 
 UNIT, FREE = "unit", "free"
+_THRESHOLD_RATE = 10.0
 DECODER_NORMS = (UNIT, FREE)
 
 
@@ -29,7 +31,7 @@ class StepSettings:
     """A latent is dead when it has not fired for so many training tokens."""
     decoder_norm: str = UNIT
     """`unit`: rows are set to unit norm after each step; `free`: they are left alone."""
-    l0_weight: float = 10.0
+    l0_weight: float = 1.0
     """Weight of (L0 / k - 1)², for kinds that train L0."""
     l1_weight: float = 0.0
     """Weight of the L1 penalty, for kinds that have one; 0 lets it follow L0."""
@@ -97,7 +99,7 @@ class Step:
     def set_lr(self, lr: float) -> None:
         """The learning rate from the next step on."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["times"]
 
     @property
     def dead(self) -> tuple[Tensor, ...]:
@@ -177,10 +179,9 @@ class Step:
     def _after(self, terms: Terms) -> None:
         self.sparsity.after(terms.l0)
         for part in self.dictionary.parts:
-            threshold = getattr(part.activation, "threshold", None)
-            if isinstance(threshold, torch.nn.Parameter):
+            if isinstance(part.activation, JumpReLU):
                 # Below zero it would let negative latents through, which no file format means.
-                threshold.clamp_min_(0)
+                part.activation.threshold.clamp_min_(0)
         for silent, fired in zip(self.silent_tokens, terms.fired, strict=True):
             silent += terms.num_rows
             silent[fired] = 0
@@ -196,9 +197,20 @@ class Step:
 
 
 def _optimizer(dictionary: AnyDictionary, lr: float, unit_rows: bool) -> RowSparseAdam:
-    """Adam, with the decoders' rows set to unit norm in the pass that updates them."""
+    """Adam, with the decoders' rows set to unit norm in the pass that updates them.
+
+    Thresholds are as large as pre-activations, so their rate is relative to those; and their
+    gradient changes its sign when L0 passes k, so what it was long ago must not hold them.
+    """
     decoders = [part.W_dec for part in dictionary.parts]
-    chosen = {id(decoder) for decoder in decoders}
-    others = [p for p in dictionary.parameters() if id(p) not in chosen]
-    groups = [{"params": decoders, "unit_rows": unit_rows}, {"params": others}]
+    groups: list[dict[str, Any]] = [{"params": decoders, "unit_rows": unit_rows, "times": 1.0}]
+    apart = {id(decoder) for decoder in decoders}
+    for part in dictionary.parts:
+        if isinstance(part.activation, JumpReLU):
+            times = _THRESHOLD_RATE * part.activation.spread
+            threshold = part.activation.threshold
+            groups.append({"params": [threshold], "betas": (0.0, 0.99), "times": times})
+            apart.add(id(threshold))
+    others = [p for p in dictionary.parameters() if id(p) not in apart]
+    groups.append({"params": others, "times": 1.0})
     return RowSparseAdam(groups, lr=lr)
