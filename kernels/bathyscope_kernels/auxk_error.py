@@ -7,6 +7,7 @@ A.2). Only rows of dead latents get a gradient.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from bathyscope_kernels.encode import check_encoder
 from bathyscope_kernels.ragged_backward import as_rows
 from bathyscope_kernels.workspace import WORKSPACE_BYTES
 
+Narrow = Callable[[Tensor, Tensor], Tensor]
+
 
 def auxk_error(
     x: Tensor,
@@ -28,13 +31,16 @@ def auxk_error(
     k: int,
     *,
     centre: Tensor | None = None,
+    narrow: Narrow | None = None,
     workspace_bytes: int = WORKSPACE_BYTES,
 ) -> Tensor:
     """Return e_hat [rows, d_out] = S W_dec[dead], S the k largest relu(pre) of the dead latents.
 
     pre = (x - centre) @ W_enc[dead]^T + b_enc[dead]; x [rows, d], W_enc [latents, d], b_enc
     [latents], W_dec [latents, d_out], centre [d] or None: float32, or all float64. `dead` is int64
-    [number], strictly ascending, not empty; k is capped by its number. Gradients flow to W_enc,
+    [number], strictly ascending, not empty; k is capped by its number. `narrow` may leave out some
+    of what was selected, where other dead latents are held elsewhere: it gets values and latents
+    [rows, n] or [n], and returns which stay. Gradients flow to W_enc,
     b_enc, W_dec and centre, row-sparse for the matrices; x gets none. Raises ValueError for
     shapes, dtypes or devices that do not fit together.
     """
@@ -47,7 +53,9 @@ def auxk_error(
             "as int64, and k >= 1; leave the term out where none is dead"
         )
     k = min(k, dead.numel())
-    error_hat: Tensor = _AuxK.apply(x, W_enc, b_enc, W_dec, centre, dead, k, workspace_bytes)
+    error_hat: Tensor = _AuxK.apply(
+        x, W_enc, b_enc, W_dec, centre, dead, k, narrow, workspace_bytes
+    )
     return error_hat
 
 
@@ -62,10 +70,15 @@ class _AuxK(torch.autograd.Function):
         centre: Tensor | None,
         dead: Tensor,
         k: int,
+        narrow: Narrow | None,
         workspace_bytes: int,
     ) -> Tensor:
         centred = (x if centre is None else x - centre).contiguous()
         aux = auxk_products.encode(centred, W_enc, b_enc, dead, k, workspace_bytes)
+        if narrow is not None:
+            latents = dead if aux.indices is None else dead[aux.indices.long()]
+            keep = narrow(aux.values, latents)
+            aux = aux._replace(values=aux.values.masked_fill(~keep, 0))
         ctx.workspace_bytes = workspace_bytes
         ctx.save_for_backward(centred, W_enc, W_dec, dead, *aux)
         return auxk_products.decode(aux, W_dec, dead, workspace_bytes)
@@ -93,5 +106,5 @@ class _AuxK(torch.autograd.Function):
             db,
             as_rows(dead, found.W_dec, latents),
             -torch.mv(W_enc.T, db) if ctx.needs_input_grad[4] else None,
-            None, None, None,
+            None, None, None, None,
         )  # fmt: skip

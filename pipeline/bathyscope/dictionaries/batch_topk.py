@@ -90,7 +90,7 @@ class BatchTopK(ActivationFunction):
             if level == 0 or bool((peers.total(counts) >= wanted).all()):
                 break
             level = level / 2 if level > 1e-3 * (self._level or level) else 0.0
-        entries = kept(entries, peers.largest(entries, self.k, self.group_rows))
+        entries = kept(entries, peers.largest(entries, self.k, self.group_rows, len(b_enc)))
         smallest = float(entries.values.detach().amin()) if len(entries.values) else 0.0
         self._level = _BELOW * max(peers.least(smallest), 0.0)
         return Active(*entries, entries.values.new_tensor(float(entries.values.numel())))

@@ -22,12 +22,21 @@ class Peers(Protocol):
         """The sum over all holders."""
         ...
 
-    def largest(self, entries: Ragged, k: int, group_rows: int) -> Tensor:
+    def largest(self, entries: Ragged, k: int, group_rows: int, held: int) -> Tensor:
         """Which entries are among the k * rows largest of their group, bool [nnz].
 
         A group is a run of `group_rows` rows, the last one may be shorter. Of equals the smaller
-        row comes first, then the smaller latent.
+        row comes first, then the smaller latent. Each holder has `held` latents of this part, and
+        with groups of one row at most k entries in each.
         """
+        ...
+
+    def largest_of_lists(self, values: Tensor, latents: Tensor, k: int, held: int) -> Tensor:
+        """Which positive values [rows, n] of latents [n] are among the k largest of a row."""
+        ...
+
+    def take_part(self, rows: int, dtype: torch.dtype, k: int, held: int) -> None:
+        """Join the others in `largest_of_lists` without a candidate."""
         ...
 
     def least(self, level: float) -> float:
@@ -46,12 +55,19 @@ class Alone:
         """The counts."""
         return counts
 
-    def largest(self, entries: Ragged, k: int, group_rows: int) -> Tensor:
+    def largest(self, entries: Ragged, k: int, group_rows: int, held: int) -> Tensor:
         """As in `Peers`."""
         keep = torch.ones(entries.values.shape, dtype=torch.bool, device=entries.values.device)
         for rows, start, stop in groups_of(entries, group_rows):
             keep[start:stop] = largest_of(orderable(entries.values[start:stop].detach()), k * rows)
         return keep
+
+    def largest_of_lists(self, values: Tensor, latents: Tensor, k: int, held: int) -> Tensor:
+        """All positive ones: the lists have been cut to the k largest."""
+        return values > 0
+
+    def take_part(self, rows: int, dtype: torch.dtype, k: int, held: int) -> None:
+        """There are no others."""
 
     def least(self, level: float) -> float:
         """The level."""

@@ -27,5 +27,5 @@ class TopK(ActivationFunction):
         """The same, with gradients: of the values only, as in torch.topk."""
         entries = topk_rows(x, W_enc, b_enc, min(self.k, len(b_enc)), centre=centre)
         if not isinstance(peers, Alone):
-            entries = kept(entries, peers.largest(entries, self.k, 1))
+            entries = kept(entries, peers.largest(entries, self.k, 1, len(b_enc)))
         return Active(*entries, entries.values.new_tensor(float(entries.values.numel())))

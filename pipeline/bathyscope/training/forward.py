@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from bathyscope.dictionaries.activation_function import Active, kept
 from bathyscope.dictionaries.dictionary import Dictionary
 from bathyscope.dictionaries.kinds import AnyDictionary
+from bathyscope.dictionaries.peers import Alone
 from bathyscope.training.mesh import Mesh
 from bathyscope_kernels import Ragged, TooManyEntries, auxk_error, ragged_decode
 
@@ -67,21 +68,37 @@ def _active(
 
 
 def auxk(
-    dictionary: AnyDictionary, x: Tensor, centre: Tensor | None, dead: tuple[Tensor, ...]
-) -> Tensor | None:
-    """What the dead latents of this process alone decode to [rows, d_out]; None without any.
+    dictionary: AnyDictionary,
+    x: Tensor,
+    centre: Tensor | None,
+    dead: tuple[Tensor, ...],
+    mesh: Mesh,
+) -> Tensor:
+    """What the dead latents decode to [rows, d_out], over all processes that hold some.
 
     At most d_in // 2 of a part's are used per row.
     """
+    peers = mesh.peers
+    counts = torch.tensor([len(numbers) for numbers in dead], device=x.device)
+    totals = peers.total(counts).tolist()
     found = []
-    parts = zip(dictionary.parts, dictionary.read_columns, dead, strict=True)
-    for part, columns, numbers in parts:
+    parts = zip(dictionary.parts, dictionary.read_columns, dead, totals, strict=True)
+    for part, columns, numbers, total in parts:
+        held, k = part.num_latents, min(max(part.d_in // 2, 1), total)
         if numbers.numel() == 0:
+            if total:
+                peers.take_part(len(x), x.dtype, k, held)
             continue
-        k = max(part.d_in // 2, 1)
+
+        def narrow(values: Tensor, latents: Tensor, k: int = k, held: int = held) -> Tensor:
+            return peers.largest_of_lists(values, latents, k, held)
+
         weights = (part.W_enc, part.b_enc, part.W_dec)
-        found.append(auxk_error(x[:, columns], *weights, numbers, k, centre=centre))
-    return _summed(found, dictionary.d_out) if found else None
+        chosen = None if isinstance(peers, Alone) else narrow
+        found.append(auxk_error(x[:, columns], *weights, numbers, k, centre=centre, narrow=chosen))
+    # A process without dead latents takes part all the same.
+    mine = _summed(found, dictionary.d_out) if found else x.new_zeros(len(x), dictionary.d_out)
+    return mesh.join(mine)
 
 
 def _decoded(

@@ -167,19 +167,12 @@ class Gradients:
             sums.penalty += penalty.detach()
         loss = loss + self._sparsity.surrogate(through.active, whole.l0, penalty) / num_rows
         if whole.error is not None and whole.error_spread is not None:
-            error_hat = self._error_hat(x, centre, dead)
+            error_hat = auxk(self._dictionary, x, centre, dead, self._mesh)
             left = unexplained(whole.error[rows], error_hat[None], columns, whole.error_spread)
             sums.auxk += left.mean().detach()
             loss = loss + self._auxk_weight * left.mean()
         sums.note(through.active)
         return loss
-
-    def _error_hat(self, x: Tensor, centre: Tensor | None, dead: tuple[Tensor, ...]) -> Tensor:
-        found = auxk(self._dictionary, x, centre, dead)
-        # A process without dead latents takes part all the same.
-        return self._mesh.join(
-            x.new_zeros(len(x), self._dictionary.d_out) if found is None else found
-        )
 
     def _finish(self, centre: Tensor | None) -> None:
         """Add what belongs together: b_dec's two gradients, and those of other rows."""

@@ -46,14 +46,19 @@ def initialise(
     mean = mean[0]
     assert dictionary.b_dec is not None
     dictionary.b_dec.copy_(mean)
-    first = 0
-    for part, read, written in zip(
-        dictionary.parts, dictionary.read_columns, dictionary.written_columns, strict=True
-    ):
+    mesh = mesh or Single()
+    held = torch.tensor([part.num_latents for part in dictionary.parts])
+    totals, offsets = mesh.sum_latents(held).tolist(), mesh.first_latents(held).tolist()
+    parts = zip(dictionary.parts, dictionary.read_columns, dictionary.written_columns, strict=True)
+    for number, (part, read, written) in enumerate(parts):
         rows = x[:, read] - mean if dictionary.subtracts_b_dec else x[:, read]
-        _set_part(part, rows, y[:, written] - mean[written], seed, first)
-        first += part.num_latents
-    _fit_scale(dictionary, x, y, mesh or Single())
+        first = sum(totals[:number])
+        _set_part(part, rows, y[:, written] - mean[written], seed, first + offsets[number])
+        if len(x):
+            # All processes look at the same latents of the part.
+            some = next(_directions(min(totals[number], BLOCK_LATENTS), part.d_in, seed, first))[1]
+            part.b_enc.fill_(part.activation.prepare(rows @ some.to(rows).T))
+    _fit_scale(dictionary, x, y, mesh)
 
 
 def _fit_scale(dictionary: AnyDictionary, x: Tensor, y: Tensor, mesh: Mesh) -> None:
@@ -70,18 +75,13 @@ def _fit_scale(dictionary: AnyDictionary, x: Tensor, y: Tensor, mesh: Mesh) -> N
 
 
 def _set_part(part: Dictionary, x: Tensor, y: Tensor, seed: int, first: int) -> None:
-    some = None
     for block, rows in _directions(part.num_latents, part.d_in, seed, first):
         rows = rows.to(x)
         part.W_enc[block] = rows
-        pre = x @ rows.T
-        some = pre if some is None else some
         if part.writes_what_it_reads:
             part.W_dec[block] = rows
         else:
-            part.W_dec[block] = normalize(torch.relu(pre).T @ y, dim=1)
-    if some is not None and len(x):
-        part.b_enc.fill_(part.activation.prepare(some))
+            part.W_dec[block] = normalize(torch.relu(x @ rows.T).T @ y, dim=1)
 
 
 def _directions(num: int, width: int, seed: int, first: int) -> Iterator[tuple[slice, Tensor]]:
