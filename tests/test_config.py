@@ -163,6 +163,7 @@ NOT_NEGATIVE = [
     "data.train_images", "data.held_out_images", "data.crops",
     "hooks.ring_bytes", "dictionary.num_latents", "train.warmup_share", "train.decay_share",
     "train.auxk_weight", "train.l0_weight", "train.l1_weight", "train.clip_norm",
+    "train.checkpoint_steps",
     "train.seed", "store.items_per_unit", "store.memory_bytes", "cluster.threads",
     "cluster.gpus_per_worker", "cluster.stages", "cluster.drain_s", "hardware.gpu_reserved_bytes",
     "cluster.max_failures", "evaluate.splice_tokens", "evaluate.train_splice_tokens",

@@ -141,6 +141,7 @@ class TrainConfig:
     l1_weight: float = option(0.0, "weight of the L1 penalty (relu, gated); 0 lets it follow L0")
     decoder_norm: str = option("unit", "unit: decoder rows have norm 1; free: they are left alone")
     clip_norm: float = option(0.0, "gradients are scaled down to this norm; 0 never does")
+    checkpoint_steps: int = option(500, "steps between two checkpoints; 0 keeps none")
     seed: int = option(0, "initial weights and order of rows")
     log_every: int = option(10, "steps between two points of the training curve")
 

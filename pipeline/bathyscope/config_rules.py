@@ -157,6 +157,7 @@ def _not_negative(config: Config) -> None:
         "train.l0_weight",
         "train.l1_weight",
         "train.clip_norm",
+        "train.checkpoint_steps",
         "train.seed",
         "store.items_per_unit",
         "store.memory_bytes",

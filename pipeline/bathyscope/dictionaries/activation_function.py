@@ -85,6 +85,13 @@ class ActivationFunction(nn.Module):
         b_enc.mul_(factor)
         self.scale(factor)
 
+    def training_state(self) -> Json:
+        """What training goes on from, beside its tensors."""
+        return {}
+
+    def load_training_state(self, state: Json) -> None:
+        """Go on from a `training_state`."""
+
     def settings(self) -> Json:
         """What config.json says of it."""
         return {"activation": self.name, "k": self.k}

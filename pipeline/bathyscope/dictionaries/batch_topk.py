@@ -108,6 +108,14 @@ class BatchTopK(ActivationFunction):
         self.threshold.mul_(factor)
         self._level = None
 
+    def training_state(self) -> Json:
+        """The level that was guessed last."""
+        return {"level": self._level}
+
+    def load_training_state(self, state: Json) -> None:
+        """Take the level up again: sums are in the order of what is above it."""
+        self._level = state["level"]
+
     def settings(self) -> Json:
         """Also the rows of a group."""
         return {**super().settings(), "group_rows": self.group_rows}

@@ -87,6 +87,14 @@ class JumpReLU(ActivationFunction):
         self.threshold.mul_(factor)
         self.eps *= factor
 
+    def training_state(self) -> Json:
+        """The width of the band."""
+        return {"eps": self.eps}
+
+    def load_training_state(self, state: Json) -> None:
+        """Take the width of the band up again."""
+        self.eps = float(state["eps"])
+
     def settings(self) -> Json:
         """Also the band."""
         return {**super().settings(), "bandwidth": self.bandwidth, "eps": self.eps}

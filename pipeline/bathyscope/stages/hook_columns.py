@@ -35,6 +35,12 @@ class HookColumns:
         """Whether the hook points to write are those to read."""
         return [r.name for r in self.inputs] == [r.name for r in self.outputs]
 
+    @property
+    def firsts(self) -> list[int]:
+        """The first column of each hook point."""
+        widths = [rows.width for rows in self.all]
+        return [sum(widths[:number]) for number in range(len(widths))]
+
     def scales_and_mean(self) -> tuple[Tensor, Tensor]:
         """The scale of each column [Σ d], and the mean of what is written, scaled [d_out].
 

@@ -1,6 +1,6 @@
 """train: one dictionary on the training rows of its hook points.
 
-One unit: an interrupted training starts again.
+One unit: an interrupted training goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -16,25 +16,22 @@ import xxhash
 from bathyscope.config import Config
 from bathyscope.dictionaries.files import to_files
 from bathyscope.dictionaries.kinds import AnyDictionary
-from bathyscope.models.precision import default_device_kind
 from bathyscope.runs.identity import digest
 from bathyscope.runs.run import DICTIONARIES, Run
 from bathyscope.runs.tables import to_parquet
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
 from bathyscope.stages.hook_columns import HookColumns, hook_columns, new_dictionary
-from bathyscope.stages.masks import PROTOCOL, kept
+from bathyscope.stages.masks import PROTOCOL
 from bathyscope.stages.stage import Guard, Outcome
-from bathyscope.stores.batches import ShuffledBatches
+from bathyscope.stages.train_one import finished, train_one
 from bathyscope.stores.objects import Objects
-from bathyscope.training.calibration import calibrate
-from bathyscope.training.initial import initialise
-from bathyscope.training.loop import Plan, Point, Scaled, train
-from bathyscope.training.step import Step, StepSettings
-from bathyscope.values import TRAIN, Json, Receipt, Unit, UnitPlan
+from bathyscope.training.loop import Point
+from bathyscope.values import Json, Receipt, Unit, UnitPlan
 
 NAME = "train"
 SEMANTICS = 5
+_NOT_IDENTITY = ("log_every", "checkpoint_steps")
 
 
 @dataclass
@@ -58,7 +55,9 @@ def units(config: Config) -> Work:
         "semantics": SEMANTICS,
         "activations": digest(columns.inputs[0].identity),
         "dictionary": settings,
-        "train": {key: value for key, value in vars(config.train).items() if key != "log_every"},
+        "train": {
+            key: value for key, value in vars(config.train).items() if key not in _NOT_IDENTITY
+        },
         "streams": config.store.streams,
         "window_chunks": config.store.window_chunks,
     }
@@ -84,26 +83,21 @@ def open(config: Config, work: Work) -> Context:
 def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     """Train, fold the scales in, and write the two files and the curve."""
     config, columns = context.config, context.columns
-    scales, mean = columns.scales_and_mean()
-    batches = _batches(config, columns)
-    dictionary = new_dictionary(config, columns)
-    scaled = Scaled(dictionary, scales)
-    first = scaled(batches.batch(config.train.seed, 0, 0))
-    initialise(dictionary, x=first[0], y=first[1], mean=mean, seed=config.train.seed)
-    dictionary.to(default_device_kind())
-    curve = _train(dictionary, batches, config=config, scaled=scaled, guard=guard)
-    _calibrate(dictionary, batches, scaled, config.train.seed)
-    device = dictionary.parts[0].W_enc.device
-    dictionary.fold_scales(scaled.inputs.to(device), scaled.outputs.to(device))
+    trained = train_one(
+        config, columns, objects=context.objects, segment=context.segment, guard=guard
+    )
+    dictionary = finished(trained, config.train.seed)
     guard.check()
-    names = [rows.name for rows in columns.all]
-    of_hooks = [float(scales[first]) for first in _firsts(columns)]
+    scales, _ = columns.scales_and_mean()
     facts = {
-        "scales": dict(zip(names, of_hooks, strict=True)),
+        "scales": {
+            rows.name: float(scales[first])
+            for rows, first in zip(columns.all, columns.firsts, strict=True)
+        },
         "positions": PROTOCOL,
-        "rows": batches.num_rows,
+        "rows": trained.batches.num_rows,
     }
-    return _store(context, dictionary, curve, facts)
+    return _store(context, dictionary, trained.curve, facts)
 
 
 def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
@@ -117,78 +111,9 @@ def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Jso
         begun.objects.put(facts[key], begun.objects.get(f"{parts}/{facts[key]}"))
     publish(begun, facts)
     begun.objects.delete_folder(parts)
+    begun.objects.delete_folder("checkpoints")
+    begun.objects.sweep("checkpoints")
     return facts
-
-
-def _batches(config: Config, columns: HookColumns) -> ShuffledBatches:
-    first, *others = columns.all
-    return first.batches(
-        TRAIN,
-        kept,
-        batch_rows=config.train.batch_rows,
-        streams=config.store.streams,
-        window_chunks=config.store.window_chunks,
-        memory_bytes=config.store.memory_bytes,
-        beside=others,
-    )
-
-
-def _firsts(columns: HookColumns) -> list[int]:
-    """The first column of each hook point."""
-    widths = [rows.width for rows in columns.all]
-    return [sum(widths[:number]) for number in range(len(widths))]
-
-
-def _calibrate(
-    dictionary: AnyDictionary, batches: ShuffledBatches, scaled: Scaled, seed: int
-) -> None:
-    device = dictionary.parts[0].W_enc.device
-    blocks = (
-        scaled(batches.batch(seed, 0, step).to(device))[0]
-        for step in range(batches.num_steps(seed, 0))
-    )
-    calibrate(dictionary, blocks)
-
-
-def _train(
-    dictionary: AnyDictionary,
-    batches: ShuffledBatches,
-    *,
-    config: Config,
-    scaled: Scaled,
-    guard: Guard,
-) -> list[Point]:
-    settings = config.train
-    step = Step(
-        dictionary,
-        StepSettings(
-            auxk_weight=settings.auxk_weight,
-            dead_after_tokens=int(settings.dead_after_epochs * batches.num_rows),
-            decoder_norm=settings.decoder_norm,
-            l0_weight=settings.l0_weight,
-            l1_weight=settings.l1_weight,
-            clip_norm=settings.clip_norm,
-        ),
-        lr=settings.lr,
-    )
-    plan = Plan(
-        epochs=settings.epochs,
-        lr=settings.lr,
-        warmup_share=settings.warmup_share,
-        decay_share=settings.decay_share,
-        seed=settings.seed,
-        log_every=settings.log_every,
-    )
-
-    def report(done: int, total: int, point: Point) -> None:
-        f = point.figures
-        if done % settings.log_every == 0:
-            guard.check()
-        told = f"FVU {f.fvu:.3f}  L0 {f.l0:.1f}  dead {100 * f.dead_share:.1f} %"
-        guard.progress(done / total, told)
-
-    device = dictionary.parts[0].W_enc.device
-    return train(step, batches, plan=plan, scaled=scaled, device=device, report=report)
 
 
 def _store(context: Context, dictionary: AnyDictionary, curve: list[Point], facts: Json) -> Outcome:

@@ -15,6 +15,7 @@ from bathyscope.errors import ConfigError, NonFiniteError
 from bathyscope.training.gradients import Gradients, Terms
 from bathyscope.training.mesh import Mesh, Single
 from bathyscope.training.sparsity import Sparsity
+from bathyscope.values import Json
 from bathyscope_kernels import RowSparseAdam, TooManyEntries
 
 UNIT, FREE = "unit", "free"
@@ -37,6 +38,15 @@ class StepSettings:
     """Weight of the L1 penalty, for kinds that have one; 0 lets it follow L0."""
     clip_norm: float = 0.0
     """Gradients of all weights together are scaled down to this norm; 0 never does."""
+
+
+class State(NamedTuple):
+    """What a training goes on from."""
+
+    tensors: dict[str, Tensor]
+    """Weights, `exp_avg/…` and `exp_avg_sq/…` of Adam, and `silent/…` of each part."""
+    facts: Json
+    """Numbers, as JSON."""
 
 
 class StepFigures(NamedTuple):
@@ -99,7 +109,50 @@ class Step:
     def set_lr(self, lr: float) -> None:
         """The learning rate from the next step on."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["times"]
+            relative_to = group["relative_to"]
+            group["lr"] = lr if relative_to is None else lr * _THRESHOLD_RATE * relative_to.spread
+
+    def state(self) -> State:
+        """All that the next step follows from, beside its rows and rate. Tensors are not copied."""
+        tensors: dict[str, Tensor] = dict(self.dictionary.state_dict())
+        counts: Json = {}
+        for name, parameter in self.dictionary.named_parameters():
+            moments = self.optimizer.state.get(parameter)
+            if moments:
+                tensors[f"exp_avg/{name}"] = moments["exp_avg"]
+                tensors[f"exp_avg_sq/{name}"] = moments["exp_avg_sq"]
+                counts[name] = int(moments["step"])
+        for number, silent in enumerate(self.silent_tokens):
+            tensors[f"silent/{number}"] = silent
+        functions = [part.activation.training_state() for part in self.dictionary.parts]
+        facts: Json = {
+            "adam_steps": counts,
+            "sparsity": self.sparsity.state(),
+            "passes": self._passes,
+            "activations": functions,
+        }
+        return State(tensors, facts)
+
+    @torch.no_grad()
+    def load(self, state: State) -> None:
+        """Go on from a state of a dictionary of the same shape."""
+        device = self.silent_tokens[0].device
+        own = self.dictionary.state_dict()
+        for name, tensor in own.items():
+            tensor.copy_(state.tensors[name])
+        for name, parameter in self.dictionary.named_parameters():
+            if name in state.facts["adam_steps"]:
+                self.optimizer.state[parameter] = {
+                    "step": torch.tensor(float(state.facts["adam_steps"][name])),
+                    "exp_avg": state.tensors[f"exp_avg/{name}"].to(parameter),
+                    "exp_avg_sq": state.tensors[f"exp_avg_sq/{name}"].to(parameter),
+                }
+        for number, silent in enumerate(self.silent_tokens):
+            silent.copy_(state.tensors[f"silent/{number}"].to(device))
+        self.sparsity.load(state.facts["sparsity"])
+        self._passes = int(state.facts["passes"])
+        for part, facts in zip(self.dictionary.parts, state.facts["activations"], strict=True):
+            part.activation.load_training_state(facts)
 
     @property
     def dead(self) -> tuple[Tensor, ...]:
@@ -203,14 +256,15 @@ def _optimizer(dictionary: AnyDictionary, lr: float, unit_rows: bool) -> RowSpar
     gradient changes its sign when L0 passes k, so what it was long ago must not hold them.
     """
     decoders = [part.W_dec for part in dictionary.parts]
-    groups: list[dict[str, Any]] = [{"params": decoders, "unit_rows": unit_rows, "times": 1.0}]
+    groups: list[dict[str, Any]] = [{"params": decoders, "unit_rows": unit_rows}]
     apart = {id(decoder) for decoder in decoders}
     for part in dictionary.parts:
         if isinstance(part.activation, JumpReLU):
-            times = _THRESHOLD_RATE * part.activation.spread
             threshold = part.activation.threshold
-            groups.append({"params": [threshold], "betas": (0.0, 0.99), "times": times})
+            groups.append(
+                {"params": [threshold], "betas": (0.0, 0.99), "relative_to": part.activation}
+            )
             apart.add(id(threshold))
     others = [p for p in dictionary.parameters() if id(p) not in apart]
-    groups.append({"params": others, "times": 1.0})
-    return RowSparseAdam(groups, lr=lr)
+    groups.append({"params": others})
+    return RowSparseAdam([{"relative_to": None, **group} for group in groups], lr=lr)
