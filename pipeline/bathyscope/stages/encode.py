@@ -25,7 +25,6 @@ from bathyscope.stores.objects import Objects
 from bathyscope.stores.stored_receipts import StoredReceipts
 from bathyscope.stores.units import write_unit
 from bathyscope.values import Json, Unit, UnitPlan
-from bathyscope_kernels import Encoded
 
 NAME = "encode"
 SEMANTICS = 3
@@ -104,7 +103,7 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     for start in range(0, num_rows, _BATCH_ROWS):
         blocks = [rows[start : start + _BATCH_ROWS].to(device).float() for rows in inputs]
         latents = context.dictionary.encode(torch.cat(blocks, dim=1))
-        found.append(Encoded(*(part.cpu() for part in latents)))
+        found.append((latents.values.cpu(), latents.indices.cpu()))
         guard.progress(min((start + _BATCH_ROWS) / num_rows, 1.0))
     shards = write_unit(
         context.objects,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from bathyscope.config import StoreConfig
 from bathyscope.errors import StoreError
@@ -17,7 +18,6 @@ from bathyscope.stages.layout import Column, Layout, lay_out
 from bathyscope.stores.manifests import Segment
 from bathyscope.stores.rows import to_disk
 from bathyscope.values import Unit
-from bathyscope_kernels import Encoded
 
 _ROOM = 16
 """A unit has room for so many times k latents per row; what is not used costs nothing."""
@@ -57,14 +57,17 @@ def lay_out_latents(
 
 
 def latent_arrays(
-    segment: Segment, unit: Unit, found: Sequence[Encoded]
+    segment: Segment, unit: Unit, found: Sequence[tuple[Tensor, Tensor]]
 ) -> dict[str, npt.NDArray[Any]]:
-    """What is written for the latents of a unit. Raises `StoreError` where they do not fit."""
+    """What is written for the latents of a unit: values and indices [rows, width] of its blocks.
+
+    A value of 0 is no latent. Raises `StoreError` where there are more than a unit has room for.
+    """
     if all(spec.name != COUNTS for spec in segment.arrays):
-        values = torch.cat([part.values for part in found]).to(torch.bfloat16)
-        indices = torch.cat([part.indices for part in found]).to(torch.uint32)
+        values = torch.cat([values for values, _ in found]).to(torch.bfloat16)
+        indices = torch.cat([indices for _, indices in found]).to(torch.uint32)
         return {VALUES: to_disk(values), INDICES: to_disk(indices)}
-    used = [part.values > 0 for part in found]
+    used = [values > 0 for values, _ in found]
     counts = torch.cat([mask.sum(1) for mask in used])
     nnz, room = int(counts.sum()), segment.unit_rows(VALUES)
     if nnz > room:
@@ -73,8 +76,9 @@ def latent_arrays(
             f"than the {room:,} that it has room for: {_ROOM} times the L0 that was wanted. The "
             "dictionary is not as sparse as it should be: train it longer, or with a larger k."
         )
-    values = torch.cat([p.values[m] for p, m in zip(found, used, strict=True)]).to(torch.bfloat16)
-    indices = torch.cat([p.indices[m] for p, m in zip(found, used, strict=True)])
+    values = torch.cat([f[0][mask] for f, mask in zip(found, used, strict=True)])
+    values = values.to(torch.bfloat16)
+    indices = torch.cat([f[1][mask] for f, mask in zip(found, used, strict=True)])
     return {
         COUNTS: counts.numpy().astype(np.uint32),
         VALUES: to_disk(values),
