@@ -123,3 +123,11 @@ def step_bytes(grid: Grid, *, rows: int, d_out: int, k: int, prefixes: int = 1) 
     if grid.latents == 1:
         return {}
     return {"keys": 8 * rows * k, "reconstructions": 4 * rows * d_out * prefixes}
+
+
+def gather_records(record: Any) -> list[Any]:
+    """The records of all ranks at rank 0, in their order; nothing elsewhere."""
+    first = dist.get_rank() == 0
+    records: list[Any] = [None] * dist.get_world_size() if first else []
+    dist.gather_object(record, records if first else None, dst=0)
+    return records
