@@ -149,7 +149,8 @@ ABOVE_ZERO = [
     "hooks.batch_items", "hooks.writers", "dictionary.k", "dictionary.expansion",
     "dictionary.group_rows",
     "dictionary.bandwidth", "train.epochs",
-    "train.batch_rows", "train.lr", "train.dead_after_epochs", "train.log_every",
+    "train.batch_rows", "train.lr", "train.dead_after_epochs", "train.log_every", "train.processes",
+    "train.latent_parallel", "train.timeout_s",
     "store.unit_tokens", "store.min_units", "store.chunk_bytes", "store.shard_bytes",
     "store.streams", "store.window_chunks", "store.lease_s", "cluster.workers",
     "cluster.min_workers", "cluster.straggler_factor", "cluster.straggler_least_s",
@@ -259,6 +260,15 @@ def test_choices_that_are_text(name: str, wanted: str) -> None:
         ({"cluster__kind": "address"}, r"cluster\.address is not set"),
         ({"hooks__points": []}, r"hooks\.points is not set"),
         ({"url": ""}, r"url is not set"),
+        (
+            {"train__processes": 3, "train__latent_parallel": 2, "cluster__kind": "local"},
+            "in whole sets",
+        ),
+        ({"train__processes": 2, "cluster__kind": "inline"}, "this process alone"),
+        (
+            {"train__processes": 3, "cluster__kind": "local"},
+            "which 3 processes cannot split evenly",
+        ),
         ({"dictionary__hook": "mlp_out.1"}, r"hooks\.points are \['resid_post\.9'\]\. Add it"),
         ({"hooks__points": ["a", "b"]}, r"say which of them .* dictionary\.hook"),
         (

@@ -44,6 +44,7 @@ def validate(config: Config, *, planned: bool = False) -> None:
     _hardware(config)
     _pipeline(config, planned=planned)
     _images(config)
+    _processes(config)
     if not 0 < config.data.held_out_share < 1:
         raise ConfigError(
             f"data.held_out_share is {config.data.held_out_share}. A share between 0 and 1 is "
@@ -112,6 +113,9 @@ def _positive(config: Config) -> None:
         "train.lr",
         "train.dead_after_epochs",
         "train.log_every",
+        "train.processes",
+        "train.latent_parallel",
+        "train.timeout_s",
         "store.unit_tokens",
         "store.min_units",
         "store.chunk_bytes",
@@ -215,6 +219,25 @@ def _hook(config: Config) -> None:
         raise ConfigError(
             f"hooks.points are {points}: say which of them the dictionary reads with "
             "dictionary.hook, or with dictionary.inputs."
+        )
+
+
+def _processes(config: Config) -> None:
+    processes, latents = config.train.processes, config.train.latent_parallel
+    if processes % latents:
+        raise ConfigError(
+            f"train.processes is {processes} and train.latent_parallel is {latents}. Processes "
+            "come in whole sets that hold all latents together: wanted a multiple."
+        )
+    if processes > 1 and config.cluster.kind == "inline":
+        raise ConfigError(
+            f"train.processes is {processes}, but cluster.kind is inline: this process alone. "
+            "Choose cluster=local or cluster=address."
+        )
+    if config.train.batch_rows % (processes // latents):
+        raise ConfigError(
+            f"train.batch_rows is {config.train.batch_rows}, which {processes // latents} "
+            "processes cannot split evenly. Choose a multiple."
         )
 
 

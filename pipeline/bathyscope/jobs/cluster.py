@@ -18,6 +18,7 @@ from bathyscope.jobs.cluster_units import UnitLoop
 from bathyscope.jobs.cluster_worker import StageJob, with_absolute_paths
 from bathyscope.jobs.inline import finish
 from bathyscope.jobs.sink import Sink
+from bathyscope.jobs.world import largest_shape, shape_for
 from bathyscope.runs.work import Begun, begin
 from bathyscope.stages.stage import Stage
 from bathyscope.stores.objects import Objects
@@ -36,6 +37,7 @@ class Cluster:
         self._fleet: Fleet | None = None
         self._loop: UnitLoop | None = None
         self._started = False
+        self._shape = config.cluster
 
     def drive(self, stage: Stage, sink: Sink, config: Config | None = None) -> Json:
         """Bring a stage's artifact to completion and return its figures.
@@ -69,10 +71,16 @@ class Cluster:
             ray.shutdown()
 
     def _do_all(self, stage: Stage, config: Config, begun: Begun, sink: Sink) -> None:
-        if self._fleet is None:
+        shape = shape_for(stage, config, self._config.cluster)
+        if self._fleet is not None and shape != self._shape:
+            # Workers of another shape give their room back first.
+            self._fleet.close()
+            self._fleet = None
+        if not self._started:
             self._started = True
-            start_ray(self._config.cluster)
-            self._fleet = Fleet(self._config.cluster)
+            start_ray(largest_shape(self._config))
+        if self._fleet is None:
+            self._shape, self._fleet = shape, Fleet(shape)
         name = stage.__name__  # type: ignore[attr-defined]
         job = StageJob(name, with_absolute_paths(config), begun.work)
         self._fleet.open_stage(job, time.monotonic())

@@ -101,7 +101,7 @@ class Worker:
             self._stage, self._job, self._context = None, None, None
             set_threads(*self._threads)
             stage: Any = importlib.import_module(job.stage)
-            if seat is None or not getattr(stage, "PARTS", False):
+            if seat is None or not _together(stage, job.config):
                 if seat is None or seat.rank == 0:
                     self._context = stage.open(job.config, job.work)
             else:
@@ -172,6 +172,12 @@ class Worker:
         finally:
             with self._lock:
                 self._progress.pop(task.unit, None)
+
+
+def _together(stage: Any, config: Config) -> bool:
+    """Whether all processes of a replica do a unit of the stage together."""
+    alone = hasattr(stage, "processes") and stage.processes(config) == 1
+    return getattr(stage, "PARTS", False) and not alone
 
 
 def with_absolute_paths(config: Config) -> Config:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from bathyscope.config import ClusterConfig
+from bathyscope.config import ClusterConfig, Config
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,34 @@ def processes_of_replica(settings: ClusterConfig) -> int:
     if settings.replica != "pipeline":
         return 1
     return settings.stages or settings.gpus_per_worker
+
+
+def shape_for(stage: Any, config: Config, settings: ClusterConfig) -> ClusterConfig:
+    """The cluster's settings as a stage needs its workers: one replica of so many processes.
+
+    A stage says how many by `processes(config)`; with one, or without saying, workers stay as set.
+    """
+    return _shape(stage.processes(config) if hasattr(stage, "processes") else 1, settings)
+
+
+def largest_shape(config: Config) -> ClusterConfig:
+    """The settings that ask for the most processes, of all stages of a run."""
+    shapes = (config.cluster, _shape(config.train.processes, config.cluster))
+    return max(shapes, key=lambda shape: shape.workers * processes_of_replica(shape))
+
+
+def _shape(processes: int, settings: ClusterConfig) -> ClusterConfig:
+    if processes == 1:
+        return settings
+    # Each process trains on one GPU where workers have any.
+    return replace(
+        settings,
+        workers=1,
+        min_workers=1,
+        replica="pipeline",
+        stages=processes,
+        gpus_per_worker=processes if settings.gpus_per_worker else 0,
+    )
 
 
 def gpus_of_process(settings: ClusterConfig) -> int:

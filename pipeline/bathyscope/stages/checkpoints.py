@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import xxhash
@@ -33,7 +33,7 @@ class Seat(NamedTuple):
 
     grid: Grid = Grid()
     rank: int = 0
-    gather: Callable[[Json | None], list[Json | None]] = lambda record: [record]
+    gather: Callable[[Any], list[Any]] = lambda record: [record]
     """Every rank's record at rank 0, anything elsewhere. Returns when all have come."""
 
 

@@ -70,9 +70,10 @@ class Stage(Protocol):
     """A module of `bathyscope.stages`.
 
     It may say more of itself: `LANES`, units that a worker has at a time (1); `AUDITED`, whether
-    units may be done again to compare (no); `PARTS`, whether processes that hold parts of a model
-    do a unit together (no). Then `open` takes (rank, processes) as well, and what it returns has
-    `turns`, which keep one order of units in all of them.
+    units may be done again to compare (no); `PARTS`, whether several processes do a unit together
+    (no), and `processes(config)`, how many, where the cluster's replicas do not say. Then `open`
+    takes (rank, processes) as well, and what it returns has `turns`, which keep one order of units
+    in all of them.
     """
 
     def units(self, config: Config) -> Work:

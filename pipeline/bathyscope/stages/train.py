@@ -6,7 +6,7 @@ One unit: an interrupted training goes on from its last checkpoint.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -24,24 +24,28 @@ from bathyscope.runs.work import finish as publish
 from bathyscope.stages.hook_columns import HookColumns, hook_columns, new_dictionary
 from bathyscope.stages.masks import PROTOCOL
 from bathyscope.stages.stage import Guard, Outcome
-from bathyscope.stages.train_one import finished, train_one
+from bathyscope.stages.train_one import Place, finished, joined, place_of, train_one
+from bathyscope.stages.turns import Turns
 from bathyscope.stores.objects import Objects
 from bathyscope.training.loop import Point
 from bathyscope.values import Json, Receipt, Unit, UnitPlan
 
 NAME = "train"
 SEMANTICS = 5
-_NOT_IDENTITY = ("log_every", "checkpoint_steps")
+PARTS = True
+_NOT_IDENTITY = ("log_every", "checkpoint_steps", "timeout_s")
 
 
 @dataclass
 class Context:
-    """The rows that are trained on, and where the dictionary goes."""
+    """The rows that are trained on, where the dictionary goes, and who trains with this process."""
 
     config: Config
     columns: HookColumns
     objects: Objects
     segment: str
+    place: Place = field(default_factory=Place)
+    turns: Turns = field(default_factory=Turns)
 
 
 def units(config: Config) -> Work:
@@ -74,25 +78,39 @@ def units(config: Config) -> Work:
     )
 
 
-def open(config: Config, work: Work) -> Context:
-    """The readers of the training rows."""
+def processes(config: Config) -> int:
+    """How many processes train together."""
+    return config.train.processes
+
+
+def open(config: Config, work: Work, part: tuple[int, int] = (0, 1)) -> Context:
+    """The readers of the training rows; of `part[1]` processes that have met this is `part[0]`."""
     artifact = Objects(config.url).at(work.artifact)
-    return Context(config, hook_columns(config, Run(config.url)), artifact, work.segment.name)
+    columns = hook_columns(config, Run(config.url))
+    return Context(config, columns, artifact, work.segment.name, place_of(config, part))
 
 
 def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     """Train, fold the scales in, and write the two files and the curve."""
-    config, columns = context.config, context.columns
-    trained = train_one(
-        config, columns, objects=context.objects, segment=context.segment, guard=guard
-    )
-    dictionary = finished(trained, config.train.seed)
+    with context.turns.take(guard.turn):
+        trained = train_one(
+            context.config,
+            context.columns,
+            objects=context.objects,
+            segment=context.segment,
+            guard=guard,
+            place=context.place,
+        )
+        trained = joined(trained, context.config, context.columns, context.place)
+    if context.place.seat.rank != 0:
+        return Outcome(valid=1)
+    dictionary = finished(trained, context.config.train.seed)
     guard.check()
-    scales, _ = columns.scales_and_mean()
+    scales, _ = context.columns.scales_and_mean()
     facts = {
         "scales": {
             rows.name: float(scales[first])
-            for rows, first in zip(columns.all, columns.firsts, strict=True)
+            for rows, first in zip(context.columns.all, context.columns.firsts, strict=True)
         },
         "positions": PROTOCOL,
         "rows": trained.batches.num_rows,

@@ -22,11 +22,11 @@ from bathyscope.stages.stage import Guard
 from bathyscope.stores.batches import ShuffledBatches
 from bathyscope.stores.objects import Objects
 from bathyscope.training.calibration import calibrate
-from bathyscope.training.grid import check_batch
+from bathyscope.training.grid import check_batch, grid_of
 from bathyscope.training.initial import initialise
 from bathyscope.training.loop import Plan, Point, Scaled, train
 from bathyscope.training.mesh import Mesh, Single
-from bathyscope.training.shard import make_shard, split_tensors
+from bathyscope.training.shard import join_shards, make_shard, split_tensors
 from bathyscope.training.step import Step, StepFigures, StepSettings
 from bathyscope.values import TRAIN, Json
 
@@ -91,6 +91,41 @@ def train_one(
         step.load(found.state)
     curve = _train(step, batches, config, scaled, guard, checkpoints, found)
     return Trained(dictionary, curve, scaled, batches)
+
+
+def place_of(config: Config, part: tuple[int, int]) -> Place:
+    """The place of process `part[0]` of `part[1]` that have met; alone where there is one.
+
+    Raises `ConfigError` where they do not divide into sets that hold all latents.
+    """
+    rank, world = part
+    if world == 1:
+        return Place()
+    # Processes of several are a matter of torch.distributed, which not every platform has.
+    from bathyscope.training.parallel import ParallelMesh, gather_records
+
+    grid = grid_of(world, config.train.latent_parallel)
+    mesh = ParallelMesh(grid, device=default_device_kind(), seconds=config.train.timeout_s)
+    return Place(Seat(grid, rank, gather_records), mesh)
+
+
+def joined(trained: Trained, config: Config, columns: HookColumns, place: Place) -> Trained:
+    """The whole dictionary at rank 0, from the latents of all; elsewhere what was there."""
+    grid, rank = place.seat.grid, place.seat.rank
+    if grid.world == 1:
+        return trained
+    mine = tensors_of(trained.dictionary) if grid.data_place(rank) == 0 else None
+    shards = place.seat.gather(mine)
+    if rank != 0:
+        return trained
+    dictionary = new_dictionary(config, columns)
+    split = split_tensors(dictionary)
+    whole = join_shards([shard for shard in shards if shard is not None], split)
+    dictionary.load_state_dict(whole)
+    for part, own in zip(dictionary.parts, trained.dictionary.parts, strict=True):
+        part.activation.load_training_state(own.activation.training_state())
+    dictionary.to(trained.dictionary.parts[0].W_enc.device)
+    return trained._replace(dictionary=dictionary, batches=batches_of(config, columns))
 
 
 def finished(trained: Trained, seed: int) -> AnyDictionary:
