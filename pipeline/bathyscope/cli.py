@@ -127,6 +127,11 @@ def _call(command: str, config: Config, resolved: DictConfig, overrides: list[st
 
         redo(config, _say)
         return 0
+    if command == "convert":
+        from bathyscope.commands.convert import convert
+
+        convert(config, _say)
+        return 0
     record: Any = OmegaConf.to_container(resolved, resolve=True)
     stages = runs.STAGES if command == "run" else (command,)
     runs.run(

@@ -6,7 +6,7 @@ from dataclasses import Field, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import resources
 
-from bathyscope.config import Config, RedoConfig, VerifyConfig
+from bathyscope.config import Config, ConvertConfig, RedoConfig, VerifyConfig
 from bathyscope.errors import ConfigError
 
 COMMANDS = {
@@ -21,11 +21,13 @@ COMMANDS = {
     "report": "a static page that opens from disk",
     "verify": "compares a run with its receipts, byte by byte; changes nothing",
     "redo": "takes receipts back, so that their units are done again",
+    "convert": "a dictionary of one project's format becomes one of another's",
 }
 # These take the folder that they are about, and settings of their own alone.
 OF_A_FOLDER = {
     "verify": ("bathyscope verify RUN [key=value …]", VerifyConfig),
     "redo": ("bathyscope redo ARTIFACT redo.segment=… redo.units=[…]", RedoConfig),
+    "convert": ("bathyscope convert FOLDER convert.to=FOLDER convert.format=…", ConvertConfig),
 }
 GROUPS = (
     "model",

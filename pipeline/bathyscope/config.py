@@ -266,6 +266,15 @@ class RedoConfig:
 
 
 @dataclass
+class ConvertConfig:
+    """What `bathyscope convert` writes; url is the folder that it reads."""
+
+    to: str | None = option(None, "folder to write")
+    format: str = option("saelens", "format to write: saelens, sparsify or bathyscope")
+    source_format: str | None = option(None, "format to read; null goes by the names of the files")
+
+
+@dataclass
 class Config:
     """A run: one folder, and everything that decides what is in it."""
 
@@ -284,6 +293,7 @@ class Config:
     describe: DescribeConfig = field(default_factory=DescribeConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)
     redo: RedoConfig = field(default_factory=RedoConfig)
+    convert: ConvertConfig = field(default_factory=ConvertConfig)
 
     @property
     def hook(self) -> str:
