@@ -99,7 +99,9 @@ def test_other_kinds_from_training_to_latents(
         config, dictionary__kind=kind, dictionary__hook=None, dictionary__inputs=inputs,
         dictionary__outputs=outputs, dictionary__activation=activation,
     )  # fmt: skip
-    run_stages(config, stages=["train", "encode"])
+    facts = run_stages(config)
+    assert set(facts) == {"corpus", "harvest", "train", "encode", "describe"}
+    assert facts["describe"]["latents"] == facts["train"]["num_latents"]
     run = Run(config.url)
     dictionary = run.dictionaries["main"]
     assert [block.hook_point for block in dictionary.inputs] == inputs
@@ -117,6 +119,15 @@ def test_other_kinds_from_training_to_latents(
     assert (values > 0).sum(1).tolist() == wanted.count.tolist()
     told: list[str] = []
     assert verify(config, told.append), "\n".join(told)
+
+
+def test_evaluate_alone_says_what_it_reads(config: Config) -> None:
+    config = changed(
+        config, dictionary__kind="transcoder", dictionary__hook=None,
+        dictionary__inputs=["mlp_in.1"], dictionary__outputs=["mlp_out.1"],
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="evaluate reads autoencoders only so far"):
+        run_stages(config, stages=["evaluate"])
 
 
 def _ends(items: range) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from bathyscope.stores.objects import Objects
 from bathyscope.values import Json
 
 _OF_TEXT = ("evaluate", "describe", "report")
+_OF_AUTOENCODERS = ("evaluate", "report")
 STAGES = ("corpus", "harvest", "train", "encode", "evaluate", "describe", "report")
 
 
@@ -62,16 +63,28 @@ def run(
 
 
 def _that_read(config: Config, stages: Sequence[str]) -> list[str]:
-    """The stages that read this corpus. Raises `ConfigError` for one that does not, given alone."""
-    if not is_of_images(config):
-        return list(stages)
-    left = [stage for stage in stages if stage not in _OF_TEXT]
+    """The stages that can be done. Raises `ConfigError` where that is none of those asked for."""
+    without, because = _without(config)
+    left = [stage for stage in stages if stage not in without]
     if not left:
-        raise ConfigError(
-            f"{', '.join(stages)} reads text only so far, and data.kind is {config.data.kind}. "
+        raise ConfigError(f"{', '.join(stages)} {because}")
+    return left
+
+
+def _without(config: Config) -> tuple[Sequence[str], str]:
+    """Stages that this configuration cannot have so far, and why."""
+    if is_of_images(config):
+        return _OF_TEXT, (
+            f"reads text only so far, and data.kind is {config.data.kind}. "
             "Of images there are corpus, harvest, train and encode."
         )
-    return left
+    kind = config.dictionary.kind
+    if kind != "autoencoder":
+        return _OF_AUTOENCODERS, (
+            f"reads autoencoders only so far, and dictionary.kind is {kind}. "
+            "Of other kinds there are train, encode and describe."
+        )
+    return (), ""
 
 
 def summary(config: Config) -> str:
@@ -80,6 +93,11 @@ def summary(config: Config) -> str:
         return (
             f"latents: {config.url.rstrip('/')}/latents.zarr/{config.dictionary.name}\n"
             "evaluate, describe and report read text only so far; the rows are there for yours."
+        )
+    if config.dictionary.kind != "autoencoder":
+        return (
+            f"features: {config.url.rstrip('/')}/features/{config.dictionary.name}\n"
+            "evaluate and report read autoencoders only so far; the latents are there for yours."
         )
     run = Run(config.url)
     name = config.dictionary.name
