@@ -77,9 +77,10 @@ def test_bytes_equal_those_of_the_inline_driver_though_a_worker_was_killed(
 ) -> None:
     sink = KillOnce(cluster)
     cluster.drive(harvest, sink)
-    # Two units of the worker were under way, or one.
-    assert len(sink.notes) in (1, 2)
-    assert all("another one takes it over" in note for note in sink.notes)
+    # Two units of the worker were under way, or one. A slow machine also says that it waits.
+    said = [note for note in sink.notes if "died" in note]
+    assert len(said) in (1, 2)
+    assert all("another one takes it over" in note for note in said)
     for stage in (train, encode):
         cluster.drive(stage, Silent())
     inline = tiny_config(tmp_path / "inline")

@@ -107,8 +107,8 @@ def test_the_first_worker_begins_and_a_later_node_joins(
 
     by = watched.done_by()
     assert sorted(u for units in by.values() for u in units) == list(range(UNITS))
+    # How many units are left for the second one depends on how long it takes to start.
     assert len(by) == 2
-    assert min(len(units) for units in by.values()) >= 2
     assert watched.notes == []
 
 
