@@ -45,7 +45,8 @@ aot: setup
 # One script per claim in the README; each prints its figures and one JSON object.
 bench: setup
 	for script in same_bytes resume_harvest harvest encode train_step train_memory store codecs \
-	  store_faults mixing schedule s3_run receipts harvest_io replicas pipeline ray_units faults; do \
+	  store_faults mixing schedule s3_run receipts harvest_io replicas pipeline ray_units faults \
+	  train_kinds latent_parallel resume; do \
 	  $(BIN)/python tests/benchmarks/$$script.py || exit 1; done
 
 clean:

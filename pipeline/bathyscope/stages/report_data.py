@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bathyscope.config import Config
+from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.pages.data import (
     Command,
     ControlRow,
@@ -56,7 +57,7 @@ def report_data(config: Config, run: Run) -> ReportData:
         run_url=config.url,
         model=results["model"],
         hook_point=config.hook,
-        dictionary_kind=dictionary.kind,
+        dictionary_kind=_kind(dictionary),
         num_latents=dictionary.num_latents,
         k=dictionary.k,
         corpus=_corpus(config, run),
@@ -73,6 +74,22 @@ def report_data(config: Config, run: Run) -> ReportData:
         protocol=_protocol(results),
         next_commands=_commands(config),
     )
+
+
+_NAMES = {
+    "topk": "TopK",
+    "batch_topk": "BatchTopK",
+    "jumprelu": "JumpReLU",
+    "relu": "ReLU",
+    "gated": "Gated",
+}
+
+
+def _kind(dictionary: AnyDictionary) -> str:
+    """What kind of dictionary it is, as people say it."""
+    name = _NAMES[dictionary.parts[0].activation.name]
+    nested = "Matryoshka " if len(dictionary.prefixes) > 1 else ""
+    return f"{nested}{name} {dictionary.kind.replace('_', ' ')}"
 
 
 def _headlines(results: Json) -> list[Headline]:
