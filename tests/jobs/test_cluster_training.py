@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -18,6 +21,7 @@ from bathyscope.jobs.cluster import Cluster
 from bathyscope.jobs.sink import Silent
 from bathyscope.runs.run import Run
 from bathyscope.stages import train
+from bathyscope.stages.checkpoints import Checkpoints
 from support import changed
 
 
@@ -71,3 +75,34 @@ def test_two_processes_train_the_dictionary_of_one_and_survive_a_kill(
     assert facts["num_latents"] == 64
     close_to(harvested, config, "two")
     assert not (Path(config.url) / "dictionaries/two/checkpoints").exists()
+
+
+def test_a_training_of_one_process_goes_on_with_two(
+    harvested: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = changed(harvested, dictionary__name="more", train__log_every=5)
+    write = Checkpoints.write
+
+    def write_and_stop(self: Checkpoints, *given: Any) -> None:
+        write(self, *given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "write", write_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_stages(alone, stages=["train"])
+    folder = Path(harvested.url) / "dictionaries/more"
+    (record,) = folder.glob("checkpoints/*/*.json")
+    assert record.stem == f"{5:012d}"
+    # A mark in the curve shows whether the checkpoint was read.
+    marked = json.loads(record.read_bytes())
+    marked["facts"]["curve"][0]["tokens"] = 7
+    record.write_text(json.dumps(marked))
+    cluster = Cluster(changed(split(harvested, "more"), train__log_every=5))
+    try:
+        cluster.drive(train, Silent())
+    finally:
+        cluster.close()
+    close_to(harvested, harvested, "more")
+    (curve,) = folder.glob("curve*.parquet")
+    assert pq.read_table(curve)["tokens"][0].as_py() == 7

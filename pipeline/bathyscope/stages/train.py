@@ -33,7 +33,8 @@ from bathyscope.values import Json, Receipt, Unit, UnitPlan
 NAME = "train"
 SEMANTICS = 5
 PARTS = True
-_NOT_IDENTITY = ("log_every", "checkpoint_steps", "timeout_s")
+_NOT_IDENTITY = ("log_every", "checkpoint_steps", "timeout_s", "processes", "latent_parallel")
+"""What may be changed between a stop and going on: results stay, but for rounding."""
 
 
 @dataclass
