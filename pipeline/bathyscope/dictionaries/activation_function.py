@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from bathyscope.dictionaries.peers import Peers
 from bathyscope.errors import ConfigError
 from bathyscope.values import Json
-from bathyscope_kernels import Encoded, Ragged
+from bathyscope_kernels import Encoded, Ragged, threshold_encode
 
+_START = 4
 MOST_ENTRIES = 2**24
 """Entries of a pass over rows: some 500 MB with what is made of them."""
 
@@ -102,6 +103,17 @@ def level_of(pre: Tensor, share: float) -> float:
     flat = pre.reshape(-1)
     rank = min(max(round(share * flat.numel()), 1), flat.numel())
     return float(flat.topk(rank).values[-1])
+
+
+def positive(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Ragged:
+    """Every positive pre-activation of rows x [rows, d_in]."""
+    zeros = torch.zeros_like(b_enc, dtype=torch.promote_types(b_enc.dtype, torch.float32))
+    return Ragged(*threshold_encode(x, W_enc, b_enc, zeros)[:3])
+
+
+def start_bias(pre: Tensor, k: int, num_latents: int) -> float:
+    """The b_enc with which four times k latents are active at first, rather than half of all."""
+    return -level_of(pre, min(_START * k / num_latents, 0.5))
 
 
 def kept(entries: Ragged, keep: Tensor) -> Ragged:

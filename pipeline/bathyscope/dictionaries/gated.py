@@ -20,13 +20,12 @@ from bathyscope.dictionaries.activation_function import (
     MOST_ENTRIES,
     ActivationFunction,
     Active,
-    level_of,
     padded,
+    positive,
+    start_bias,
 )
 from bathyscope.dictionaries.peers import Peers
-from bathyscope_kernels import Encoded, Ragged, rows_above, threshold_encode
-
-_START = 4
+from bathyscope_kernels import Encoded, Ragged, rows_above
 
 
 class Gated(ActivationFunction):
@@ -41,8 +40,7 @@ class Gated(ActivationFunction):
 
     def encode(self, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Encoded:
         """The magnitudes of rows x [rows, d_in] whose gates are open, if positive."""
-        zeros = torch.zeros_like(b_enc, dtype=torch.promote_types(b_enc.dtype, torch.float32))
-        entries = Ragged(*threshold_encode(x, W_enc, b_enc, zeros)[:3])
+        entries = positive(x, W_enc, b_enc)
         return padded(entries._replace(values=self._magnitudes(entries, b_enc)))
 
     def active(
@@ -62,7 +60,7 @@ class Gated(ActivationFunction):
     @torch.no_grad()
     def prepare(self, pre: Tensor) -> float:
         """Start b_enc where four times k latents are active, rather than half of all."""
-        return -level_of(pre, min(_START * self.k / self.num_latents, 0.5))
+        return start_bias(pre, self.k, self.num_latents)
 
     @torch.no_grad()
     def scale(self, factor: float) -> None:

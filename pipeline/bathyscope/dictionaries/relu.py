@@ -16,13 +16,12 @@ from bathyscope.dictionaries.activation_function import (
     MOST_ENTRIES,
     ActivationFunction,
     Active,
-    level_of,
     padded,
+    positive,
+    start_bias,
 )
 from bathyscope.dictionaries.peers import Peers
-from bathyscope_kernels import Encoded, Ragged, rows_above, threshold_encode
-
-_START = 4
+from bathyscope_kernels import Encoded, rows_above
 
 
 class ReLU(ActivationFunction):
@@ -32,8 +31,7 @@ class ReLU(ActivationFunction):
 
     def encode(self, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Encoded:
         """Every positive pre-activation of rows x [rows, d_in]."""
-        zeros = torch.zeros_like(b_enc, dtype=torch.promote_types(b_enc.dtype, torch.float32))
-        return padded(Ragged(*threshold_encode(x, W_enc, b_enc, zeros)[:3]))
+        return padded(positive(x, W_enc, b_enc))
 
     def active(
         self, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, peers: Peers
@@ -45,4 +43,4 @@ class ReLU(ActivationFunction):
     @torch.no_grad()
     def prepare(self, pre: Tensor) -> float:
         """Start b_enc where four times k latents are active, rather than half of all."""
-        return -level_of(pre, min(_START * self.k / self.num_latents, 0.5))
+        return start_bias(pre, self.k, self.num_latents)
