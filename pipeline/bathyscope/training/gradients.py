@@ -48,6 +48,22 @@ class _Whole(NamedTuple):
     error_spread: Spread | None
 
 
+class _Batch(NamedTuple):
+    """What is gone over."""
+
+    x: Tensor
+    y: Tensor
+    num_rows: int
+    """Of all processes."""
+    dead: tuple[Tensor, ...]
+    """The dead latents of each part; empty where no process has one."""
+    centre: Tensor | None
+    """What is subtracted from x, as a leaf with a gradient of its own."""
+    blocks: list[slice]
+    found: Forward | None
+    """That of all rows, where one pass does."""
+
+
 class _Sums:
     """Figures added up over passes."""
 
@@ -87,23 +103,24 @@ class Gradients:
 
     def find(self, x: Tensor, y: Tensor, dead: tuple[Tensor, ...], passes: int) -> Terms:
         """Go over rows x [n, d_in], y [n, d_out] of this process in so many passes."""
-        mesh, dictionary = self._mesh, self._dictionary
-        num_rows = int(mesh.sum_rows(torch.tensor(len(x), device=x.device)))
-        has_dead = self._has_dead(dead)
+        batch = self._batch(x, y, dead, passes)
+        sums = _Sums(self._dictionary, x)
+        whole = self._whole(batch)
+        for rows in batch.blocks:
+            self._loss(batch, rows, whole, sums).backward()
+        self._finish(batch.centre)
+        return self._terms(sums, whole, batch.num_rows)
+
+    def _batch(self, x: Tensor, y: Tensor, dead: tuple[Tensor, ...], passes: int) -> _Batch:
+        dictionary = self._dictionary
+        num_rows = int(self._mesh.sum_rows(torch.tensor(len(x), device=x.device)))
         centre = None
         if dictionary.subtracts_b_dec:
             assert dictionary.b_dec is not None
             centre = dictionary.b_dec.detach().clone().requires_grad_()
-        blocks = row_blocks(len(x), passes)
-        sums = _Sums(dictionary, x)
+        dead = dead if self._has_dead(dead) else ()
         found = self._forward(x, centre) if passes == 1 else None
-        whole = self._whole(x, y, found, blocks, num_rows, has_dead)
-        for rows in blocks:
-            through = self._forward(x[rows], centre) if found is None else found
-            loss = self._loss(x[rows], y[rows], rows, through, whole, dead, centre, sums, num_rows)
-            loss.backward()
-        self._finish(centre)
-        return self._terms(sums, whole, num_rows)
+        return _Batch(x, y, num_rows, dead, centre, row_blocks(len(x), passes), found)
 
     def _has_dead(self, dead: tuple[Tensor, ...]) -> bool:
         if not dead:
@@ -114,48 +131,33 @@ class Gradients:
     def _forward(self, x: Tensor, centre: Tensor | None) -> Forward:
         return forward(self._dictionary, x, centre, self._mesh, self._first_latents)
 
+    def _through(self, batch: _Batch, rows: slice) -> Forward:
+        if batch.found is not None:
+            return batch.found
+        return self._forward(batch.x[rows], batch.centre)
+
     @torch.no_grad()
-    def _whole(
-        self,
-        x: Tensor,
-        y: Tensor,
-        found: Forward | None,
-        blocks: list[slice],
-        num_rows: int,
-        has_dead: bool,
-    ) -> _Whole:
-        mesh, columns = self._mesh, self._dictionary.outputs
+    def _whole(self, batch: _Batch) -> _Whole:
+        mesh, columns, num_rows = self._mesh, self._dictionary.outputs, batch.num_rows
+        y = batch.y
         spread = Spread.of(y, columns, mesh, num_rows)
         norm = float((mesh.sum_rows(y.square().sum()) / num_rows).sqrt())
-        error, l0 = None, x.new_zeros(())
-        if has_dead or self._sparsity.needs_l0:
+        error, l0 = None, y.new_zeros(())
+        if batch.dead or self._sparsity.needs_l0:
             errors = []
-            for rows in blocks:
-                through = self._forward(x[rows], self._centre()) if found is None else found
+            for rows in batch.blocks:
+                through = self._through(batch, rows)
                 errors.append(y[rows] - through.y_hats[-1])
                 l0 += sum(a.l0 for a in through.active)
-            error = torch.cat(errors) if has_dead else None
+            error = torch.cat(errors) if batch.dead else None
         mean_l0 = float(mesh.sum_rows(mesh.sum_latents(l0))) / num_rows
         error_spread = None if error is None else Spread.of(error, columns, mesh, num_rows)
         return _Whole(spread, norm, mean_l0, error, error_spread)
 
-    def _centre(self) -> Tensor | None:
-        return self._dictionary.b_dec if self._dictionary.subtracts_b_dec else None
-
-    def _loss(
-        self,
-        x: Tensor,
-        y: Tensor,
-        rows: slice,
-        through: Forward,
-        whole: _Whole,
-        dead: tuple[Tensor, ...],
-        centre: Tensor | None,
-        sums: _Sums,
-        num_rows: int,
-    ) -> Tensor:
+    def _loss(self, batch: _Batch, rows: slice, whole: _Whole, sums: _Sums) -> Tensor:
         """The part of the loss that belongs to these rows."""
-        columns = self._dictionary.outputs
+        columns, y = self._dictionary.outputs, batch.y[rows]
+        through = self._through(batch, rows)
         shares = unexplained(y, through.y_hats, columns, whole.spread)
         loss = shares.mean()
         sums.fvu += shares[-1].mean().detach()
@@ -165,9 +167,9 @@ class Gradients:
         penalty = self._sparsity.penalty(through.active, whole.norm)
         if penalty is not None:
             sums.penalty += penalty.detach()
-        loss = loss + self._sparsity.surrogate(through.active, whole.l0, penalty) / num_rows
+        loss = loss + self._sparsity.surrogate(through.active, whole.l0, penalty) / batch.num_rows
         if whole.error is not None and whole.error_spread is not None:
-            error_hat = auxk(self._dictionary, x, centre, dead, self._mesh)
+            error_hat = auxk(self._dictionary, batch.x[rows], batch.centre, batch.dead, self._mesh)
             left = unexplained(whole.error[rows], error_hat[None], columns, whole.error_spread)
             sums.auxk += left.mean().detach()
             loss = loss + self._auxk_weight * left.mean()
