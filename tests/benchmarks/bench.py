@@ -47,6 +47,18 @@ def folder(given: Path | None) -> Iterator[Path]:
         yield Path(made)
 
 
+class Quiet:
+    """A guard that lets everything pass."""
+
+    keep, turn = True, None
+
+    def check(self) -> None:
+        return None
+
+    def progress(self, fraction: float, text: str = "") -> None:
+        return None
+
+
 def configuration(url: Path, *overrides: str) -> Config:
     """The small configuration with overrides."""
     config, _ = compose([*SMALL, *overrides, f"url={url}"])

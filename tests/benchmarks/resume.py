@@ -36,25 +36,13 @@ from bathyscope.stores.objects import Objects
 from bathyscope.training.grid import Grid
 from bathyscope.training.parallel import ParallelMesh, gather_records
 from bathyscope.training.shard import join_shards, split_tensors
-from bench import conclude, configuration, folder, inline
+from bench import Quiet, conclude, configuration, folder, inline
 
 FOUR, TWO = Grid(2, 2), Grid(1, 2)
 SETTINGS = (
     "train.epochs=3", "train.batch_rows=1024", "train.checkpoint_steps=10",
     "train.dead_after_epochs=0.2", "dictionary.expansion=4", "dictionary.group_rows=256",
 )  # fmt: skip
-
-
-class Quiet:
-    """A guard that lets everything pass."""
-
-    keep, turn = True, None
-
-    def check(self) -> None:
-        return None
-
-    def progress(self, fraction: float, text: str = "") -> None:
-        return None
 
 
 def settings(base: Path, activation: str) -> Config:

@@ -40,7 +40,7 @@ from bathyscope.training.initial import initialise
 from bathyscope.training.loop import Scaled
 from bathyscope.training.schedule import make_schedule
 from bathyscope.training.step import Step, StepSettings
-from bench import conclude, configuration, inline
+from bench import Quiet, conclude, configuration, inline
 
 ROWS, D, LATENTS, K = 2048, 576, 8192, 32
 SETTLE, ROUNDS = 60, 9
@@ -149,18 +149,6 @@ def ratios(name: str, source: Planted) -> dict[str, float]:
     }
     print(name, result, flush=True)
     return result
-
-
-class Quiet:
-    """A guard that lets everything pass."""
-
-    keep, turn = True, None
-
-    def check(self) -> None:
-        return None
-
-    def progress(self, fraction: float, text: str = "") -> None:
-        return None
 
 
 def loop_over_step(base: Path) -> dict[str, float]:
