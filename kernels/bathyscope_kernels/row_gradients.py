@@ -32,7 +32,7 @@ class Rows(NamedTuple):
     rows: Tensor
     """[listed, d]."""
     biases: Tensor
-    """[listed]: the sum of the coefficients of each latent."""
+    """[listed]: the sum of the coefficients of each latent; empty for a decoder, which has none."""
 
 
 def decode(entries: Ragged, W_dec: Tensor, b_dec: Tensor | None, workspace_bytes: int) -> Tensor:
