@@ -250,3 +250,12 @@ def test_a_worker_of_another_version_is_refused(
             cluster.drive(harvest, Silent())
     finally:
         cluster.close()
+
+
+def test_a_local_cluster_stays_apart_from_others(
+    config: Config, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Ray joins this, like the cluster of another run on the machine, when it may choose.
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    facts = cluster.drive(harvest, Silent())
+    assert facts["rows"] > 0

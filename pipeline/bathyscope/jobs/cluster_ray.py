@@ -23,6 +23,8 @@ def start_ray(settings: ClusterConfig) -> None:
         ray.init(address=settings.address, logging_level=logging.WARNING)
         return
     ray.init(
+        # Without it Ray joins whatever it finds: RAY_ADDRESS, or another run on this machine.
+        address="local",
         include_dashboard=False,
         num_cpus=_cpus(settings),
         object_store_memory=settings.object_store_bytes,
