@@ -8,6 +8,7 @@ other kinds are in files of their own. Rows of both matrices are latents.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from bathyscope.dictionaries.activation_function import ActivationFunction
 from bathyscope.dictionaries.layout import Columns, columns_of, width_of
 from bathyscope.dictionaries.topk import TopK
-from bathyscope.errors import ConfigError
+from bathyscope.errors import ConfigError, ModelError
 from bathyscope.values import Json
 from bathyscope_kernels import Encoded, sparse_decode
 
@@ -177,6 +178,22 @@ class Dictionary(nn.Module):
             "prefixes": list(self.prefixes),
             **self.activation.settings(),
         }
+
+
+def filled(dictionary: Dictionary, tensors: Mapping[str, Tensor]) -> Dictionary:
+    """The dictionary with these weights, ready to encode.
+
+    Raises `ModelError` for tensors of other names or shapes.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in dictionary.state_dict().items()}
+    got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if wanted != got:
+        raise ModelError(
+            f"The tensors stand for {got}, but the configuration describes {wanted}. The two files "
+            "belong to different dictionaries."
+        )
+    dictionary.load_state_dict(dict(tensors))
+    return dictionary.eval().requires_grad_(False)
 
 
 def topk_autoencoder(

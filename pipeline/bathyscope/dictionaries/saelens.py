@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bathyscope.dictionaries.dictionary import Dictionary
+from bathyscope.dictionaries.dictionary import Dictionary, filled
 from bathyscope.dictionaries.kinds import make_dictionary
 from bathyscope.dictionaries.layout import columns_of
 from bathyscope.errors import ModelError
@@ -80,7 +80,7 @@ def read(config: Json, tensors: Mapping[str, Tensor]) -> Dictionary:
         state["W_enc"] = W_enc * norms[:, None]
         state["b_enc"] = state["b_enc"] * norms
         state["W_dec"] = W_dec / norms[:, None]
-    return load_checked(made, state)
+    return filled(made, state)
 
 
 def write(dictionary: Dictionary) -> tuple[Json, dict[str, Tensor]]:
@@ -125,19 +125,6 @@ def write(dictionary: Dictionary) -> tuple[Json, dict[str, Tensor]]:
         threshold = activation.state_dict()["threshold"]
         tensors["threshold"] = threshold.expand(dictionary.num_latents).float()
     return config, {n: t.detach().contiguous() for n, t in tensors.items()}
-
-
-def load_checked(dictionary: Dictionary, state: Mapping[str, Tensor]) -> Dictionary:
-    """Fill a dictionary, ready to encode. Raises `ModelError` for tensors of other shapes."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in dictionary.state_dict().items()}
-    got = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if wanted != got:
-        raise ModelError(
-            f"The tensors stand for {got}, but the configuration describes {wanted}. The two files "
-            "belong to different dictionaries."
-        )
-    dictionary.load_state_dict(dict(state))
-    return dictionary.eval().requires_grad_(False)
 
 
 def _state(

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from bathyscope.dictionaries.dictionary import Dictionary
+from bathyscope.dictionaries.dictionary import Dictionary, filled
 from bathyscope.dictionaries.kinds import make_dictionary
 from bathyscope.dictionaries.layout import columns_of
-from bathyscope.dictionaries.saelens import load_checked
 from bathyscope.errors import ModelError
 from bathyscope.values import Json
 
@@ -51,7 +50,7 @@ def read(config: Json, tensors: Mapping[str, Tensor], hook_point: str = "") -> D
         dtype=tensors["W_dec"].dtype,
     )
     assert isinstance(made, Dictionary)
-    return load_checked(made, {_NAMES.get(name, name): t for name, t in tensors.items()})
+    return filled(made, {_NAMES.get(name, name): t for name, t in tensors.items()})
 
 
 def write(dictionary: Dictionary) -> tuple[Json, dict[str, Tensor]]:
