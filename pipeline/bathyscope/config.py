@@ -145,7 +145,8 @@ class TrainConfig:
     latent_parallel: int = option(1, "how many of them split the latents; the others split rows")
     timeout_s: float = option(600.0, "seconds after which one that does not answer is given up")
     checkpoint_steps: int = option(500, "steps between two checkpoints; 0 keeps none")
-    seed: int = option(0, "initial weights and order of rows")
+    seed: int = option(0, "initial weights")
+    order_seed: int = option(0, "order of rows; dictionaries of one order can share their batches")
     log_every: int = option(10, "steps between two points of the training curve")
 
 

@@ -163,6 +163,7 @@ def _not_negative(config: Config) -> None:
         "train.clip_norm",
         "train.checkpoint_steps",
         "train.seed",
+        "train.order_seed",
         "store.items_per_unit",
         "store.memory_bytes",
         "cluster.threads",

@@ -31,7 +31,9 @@ from bathyscope.config import Config
 from bathyscope.runs.run import Run
 from bathyscope.stages.checkpoints import Seat
 from bathyscope.stages.hook_columns import hook_columns, new_dictionary
-from bathyscope.stages.train_one import Place, tensors_of, train_one
+from bathyscope.stages.place import Place
+from bathyscope.stages.trained import tensors_of
+from bathyscope.stages.trainings import train_one
 from bathyscope.stores.objects import Objects
 from bathyscope.training.grid import Grid
 from bathyscope.training.parallel import ParallelMesh, gather_records

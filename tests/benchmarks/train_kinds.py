@@ -6,7 +6,6 @@
 2,048 rows, d 576, 8,192 latents, k 32, on rows of planted directions. Each dictionary first trains
 until its choices are those of training, not of the start: 60 steps; the L0 that it then has is
 printed. The step is the trainer's own: forward, backward, Adam, unit decoder rows. Beside it stands
-until its choices are those of training, not of the start: 60 steps; the L0 that it has then is
 the bare matmul, each turn with another batch; ratios of medians.
 
 The loop adds what a training has around its step: batches drawn in shuffled order from a Zarr store
@@ -33,8 +32,8 @@ from bathyscope.dictionaries.kinds import make_dictionary
 from bathyscope.dictionaries.layout import columns_of
 from bathyscope.evaluation.planted import Planted
 from bathyscope.runs.run import Run
-from bathyscope.stages.hook_columns import HookColumns, hook_columns, new_dictionary
-from bathyscope.stages.train_one import batches_of, train_one
+from bathyscope.stages.hook_columns import HookColumns, batches_of, hook_columns, new_dictionary
+from bathyscope.stages.trainings import train_one
 from bathyscope.stores.objects import Objects
 from bathyscope.training.initial import initialise
 from bathyscope.training.loop import Scaled
@@ -177,8 +176,9 @@ def bare_seconds(config: Config, columns: HookColumns) -> float:
     settings = config.train
     dictionary, (scales, mean) = new_dictionary(config, columns), columns.scales_and_mean()
     scaled, batches = Scaled(dictionary, scales), batches_of(config, columns)
-    order = [(e, n) for e in range(settings.epochs) for n in range(batches.num_steps(0, e))]
-    ready = [scaled(batches.batch(settings.seed, *place))[0] for place in order]
+    seed = settings.order_seed
+    order = [(e, n) for e in range(settings.epochs) for n in range(batches.num_steps(seed, e))]
+    ready = [scaled(batches.batch(seed, *place))[0] for place in order]
     initialise(dictionary, x=ready[0], y=ready[0], mean=mean, seed=settings.seed)
     dead_after = int(settings.dead_after_epochs * batches.num_rows)
     step = Step(

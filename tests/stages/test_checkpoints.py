@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from bathyscope.errors import NonFiniteError, StoreError
 from bathyscope.runs.run import Run
 from bathyscope.stages.checkpoints import Checkpoints, Seat
 from bathyscope.stages.hook_columns import hook_columns
-from bathyscope.stages.train_one import train_one
+from bathyscope.stages.trainings import train_one
 from bathyscope.stores.objects import Objects
 from bathyscope.training import loop as loop_module
 from bathyscope.training.grid import Grid
@@ -170,16 +171,11 @@ def test_another_number_of_processes_reads_its_latents(
 ) -> None:
     objects, split = Objects(str(tmp_path)), {"W_enc": 0, "b_enc": 0}
     each = 12 // written
-    records: list[Any] = []
-
-    def gather(record: Any) -> list[Any]:
-        # Rank 0 comes last and sees what all have written.
-        records.insert(0, record)
-        return records
-
-    for rank in reversed(range(written)):
-        seat = Seat(Grid(1, written), rank, gather)
-        Checkpoints(objects, "seg", split, seat).write(5, state(each, rank * each), {"curve": [1]})
+    with ExitStack() as stack:
+        for rank in range(written):
+            checkpoints = Checkpoints(objects, "seg", split, Seat(Grid(1, written), rank))
+            stack.enter_context(checkpoints)
+            checkpoints.write(5, state(each, rank * each), {"curve": [1]})
     wanted, each = state(12), 12 // read
     for rank in range(read):
         found = Checkpoints(objects, "seg", split, Seat(Grid(1, read), rank)).latest()
@@ -196,7 +192,37 @@ def test_a_checkpoint_without_its_record_does_not_exist(tmp_path: Path) -> None:
     checkpoints = Checkpoints(objects, "seg", {"W_enc": 0, "b_enc": 0})
     assert checkpoints.latest() is None
     checkpoints.write(5, state(12), {})
+    checkpoints.wait()
     record = json.loads(objects.get("checkpoints/seg/000000000005.json"))
     assert record["places"] == 1
     objects.delete("checkpoints/seg/000000000005.json")
     assert checkpoints.latest() is None
+    assert objects.children("checkpoints/seg") == ["000000000005"]
+    checkpoints.clear()
+    assert objects.children("checkpoints/seg") == [], "what is not whole goes"
+
+
+def test_the_state_is_copied_before_the_training_goes_on(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path))
+    with Checkpoints(objects, "seg", {"W_enc": 0, "b_enc": 0}) as checkpoints:
+        changing = state(12)
+        checkpoints.write(5, changing, {})
+        for tensor in changing.tensors.values():
+            tensor.fill_(-100)
+    found = checkpoints.latest()
+    assert found is not None
+    assert all(torch.equal(found.state.tensors[n], t) for n, t in state(12).tensors.items())
+
+
+def test_a_process_that_does_not_write_its_part_is_named(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path))
+    seat = Seat(Grid(1, 2), 0, seconds=0.2)
+    checkpoints = Checkpoints(objects, "seg", {"W_enc": 0, "b_enc": 0}, seat)
+    checkpoints.write(5, state(6), {})
+    with pytest.raises(StoreError, match=r"1-of-2\.json .*not written in 0\.2 seconds.*hangs"):
+        checkpoints.wait()
+    assert checkpoints.latest() is None
+    checkpoints.write(10, state(6), {})
+    with pytest.raises(KeyError), checkpoints:
+        # Of two errors the one of the training is told.
+        raise KeyError

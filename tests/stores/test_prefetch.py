@@ -38,6 +38,17 @@ def test_batches_come_in_order_from_one_other_thread(depth):
     assert threading.get_ident() not in batches.threads
 
 
+def test_without_depth_the_caller_reads_when_it_asks():
+    batches = Numbered()
+    ahead = prefetch(batches, 3, STEPS, depth=0)
+
+    assert batches.asked == []
+    assert int(next(ahead)[0, 0]) == 0
+    assert batches.asked == [(3, 0, 0)]
+    assert [int(rows[0, 0]) for rows in ahead] == [1, 10, 11, 12]
+    assert batches.threads == {threading.get_ident()}
+
+
 def test_no_steps_are_no_batches():
     assert list(prefetch(Numbered(), 0, [])) == []
 

@@ -15,6 +15,7 @@ from bathyscope.errors import ConfigError
 from bathyscope.runs.activations import Rows
 from bathyscope.runs.run import Run
 from bathyscope.stages.masks import kept
+from bathyscope.stores.batches import ShuffledBatches
 from bathyscope.values import TRAIN
 
 
@@ -94,6 +95,24 @@ def new_dictionary(config: Config, columns: HookColumns) -> AnyDictionary:
         num_latents=latents,
         options=vars(chosen),
         prefixes=_prefixes(chosen.prefixes, latents),
+    )
+
+
+def batches_of(
+    config: Config, columns: HookColumns, *, rank: int = 0, world: int = 1
+) -> ShuffledBatches:
+    """The training rows of all hook points, side by side; the share of one rank of `world`."""
+    first, *others = columns.all
+    return first.batches(
+        TRAIN,
+        kept,
+        batch_rows=config.train.batch_rows,
+        streams=config.store.streams,
+        window_chunks=config.store.window_chunks,
+        memory_bytes=config.store.memory_bytes,
+        beside=others,
+        rank=rank,
+        world=world,
     )
 
 

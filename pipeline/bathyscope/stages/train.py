@@ -8,26 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-import pyarrow as pa
 import torch
-import xxhash
 
 from bathyscope.config import Config
-from bathyscope.dictionaries.files import to_files
-from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.runs.identity import digest
 from bathyscope.runs.run import DICTIONARIES, Run
-from bathyscope.runs.tables import to_parquet
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
+from bathyscope.stages.dictionary_files import clean, put_aside, put_in_place
 from bathyscope.stages.hook_columns import HookColumns, hook_columns, new_dictionary
-from bathyscope.stages.masks import PROTOCOL
+from bathyscope.stages.place import Place, place_of
 from bathyscope.stages.stage import Guard, Outcome
-from bathyscope.stages.train_one import Place, finished, joined, place_of, train_one
+from bathyscope.stages.trained import joined
+from bathyscope.stages.trainings import train_one
 from bathyscope.stages.turns import Turns
 from bathyscope.stores.objects import Objects
-from bathyscope.training.loop import Point
 from bathyscope.values import Json, Receipt, Unit, UnitPlan
 
 NAME = "train"
@@ -92,7 +87,7 @@ def open(config: Config, work: Work, part: tuple[int, int] = (0, 1)) -> Context:
 
 
 def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
-    """Train, fold the scales in, and write the two files and the curve."""
+    """Train, fold the scales in, and write the files aside."""
     with context.turns.take(guard.turn):
         trained = train_one(
             context.config,
@@ -105,55 +100,22 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
         trained = joined(trained, context.config, context.columns, context.place)
     if context.place.seat.rank != 0:
         return Outcome(valid=1)
-    dictionary = finished(trained, context.config.train.seed)
     guard.check()
-    scales, _ = context.columns.scales_and_mean()
-    facts = {
-        "scales": {
-            rows.name: float(scales[first])
-            for rows, first in zip(context.columns.all, context.columns.firsts, strict=True)
-        },
-        "positions": PROTOCOL,
-        "rows": trained.batches.num_rows,
-    }
-    return _store(context, dictionary, trained.curve, facts)
-
-
-def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
-    """Put the files in their place and publish the dictionary.
-
-    The manifest holds their digests, so a reader that comes in between notices.
-    """
-    facts = dict(receipts[0].figures)
-    parts = f"parts/{begun.work.segment.name}"
-    for key in ("config_key", "weights_key", "curve_key"):
-        begun.objects.put(facts[key], begun.objects.get(f"{parts}/{facts[key]}"))
-    publish(begun, facts)
-    begun.objects.delete_folder(parts)
-    begun.objects.delete_folder("checkpoints")
-    begun.objects.sweep("checkpoints")
-    return facts
-
-
-def _store(context: Context, dictionary: AnyDictionary, curve: list[Point], facts: Json) -> Outcome:
-    files = to_files(dictionary, facts)
-    files["curve.parquet"] = _curve_table(curve)
-    keys = {
-        "config.json": "config_key",
-        "model.safetensors": "weights_key",
-        "curve.parquet": "curve_key",
-    }
-    figures: Json = {"num_latents": dictionary.num_latents, "k": dictionary.k, **facts}
-    figures["activation"] = dictionary.parts[0].activation.name
-    for name, data in files.items():
-        # Aside first: readers of a dictionary that is being replaced still find the old one.
-        context.objects.put(f"parts/{context.segment}/{name}", data)
-        figures[keys[name]] = name
-        figures[f"{keys[name].removesuffix('_key')}_digest"] = xxhash.xxh3_128_hexdigest(data)
-    figures["train_fvu_last_batches"] = float(np.mean([p.figures.fvu for p in curve[-5:]]))
+    figures = put_aside(
+        trained,
+        context.columns,
+        order_seed=context.config.train.order_seed,
+        objects=context.objects,
+        segment=context.segment,
+    )
     return Outcome(valid=1, figures=figures)
 
 
-def _curve_table(curve: list[Point]) -> bytes:
-    rows = [{"step": p.step, "tokens": p.tokens, **p.figures._asdict()} for p in curve]
-    return to_parquet(pa.Table.from_pylist(rows))
+def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
+    """Put the files in their place and publish the dictionary."""
+    facts = dict(receipts[0].figures)
+    segment = begun.work.segment.name
+    put_in_place(begun.objects, segment, facts)
+    publish(begun, facts)
+    clean(begun.objects, segment)
+    return facts

@@ -34,11 +34,15 @@ def prefetch(
 
     One thread reads, so the store sees the order of the steps. For a CUDA device rows are pinned
     by that thread and copied without waiting. An error of a read is raised where its batch would
-    have come; nothing more is read when the caller stops.
+    have come; nothing more is read when the caller stops. With a depth of 0 the caller reads.
     """
-    assert depth >= 1, depth
+    assert depth >= 0, depth
     target = torch.device(device)
     pin = target.type == "cuda"
+    if depth == 0:
+        for epoch, step in steps:
+            yield batches.batch(seed, epoch, step).to(target)
+        return
 
     def read(epoch: int, step: int) -> Tensor:
         rows = batches.batch(seed, epoch, step)

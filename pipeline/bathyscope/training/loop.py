@@ -1,14 +1,15 @@
 """The training loop: batches by step, schedule, curve, checkpoints.
 
 What a batch holds follows from its number alone, so a training goes on from a step's state as if it
-had never stopped.
+had never stopped. Several dictionaries can be trained on the same batches: each has its own rates,
+curve and checkpoints, and becomes what it would have become alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.errors import NonFiniteError
 from bathyscope.stores.prefetch import prefetch
-from bathyscope.training.schedule import make_schedule
+from bathyscope.training.schedule import Schedule, make_schedule
 from bathyscope.training.step import Step, StepFigures
 
 
@@ -25,6 +26,8 @@ class Batches(Protocol):
     """Shuffled rows by (seed, epoch, step)."""
 
     batch_rows: int
+    in_memory: bool
+    """Whether the rows are at hand, so that nothing is waited for."""
 
     def num_steps(self, seed: int, epoch: int) -> int:
         """Whole batches in that epoch."""
@@ -44,7 +47,22 @@ class Plan:
     warmup_share: float
     decay_share: float
     seed: int
+    """The order of rows."""
     log_every: int = 10
+
+    def steps(self, batches: Batches) -> list[tuple[int, int]]:
+        """Every (epoch, step), in order."""
+        sizes = [batches.num_steps(self.seed, epoch) for epoch in range(self.epochs)]
+        return [(epoch, step) for epoch, size in enumerate(sizes) for step in range(size)]
+
+    def schedule(self, num_steps: int) -> Schedule:
+        """The learning rate of each step."""
+        return make_schedule(
+            lr=self.lr,
+            num_steps=num_steps,
+            warmup_share=self.warmup_share,
+            decay_share=self.decay_share,
+        )
 
 
 @dataclass(frozen=True)
@@ -78,14 +96,11 @@ class Scaled:
 
     def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """x [rows, d_in] and y [rows, d_out] in float32; one tensor where y is x."""
-        rows = rows.float() / self._scales.to(rows.device)
+        # In place where that is a copy already: the rows are the largest thing beside the step.
+        rows = rows.to(torch.float32, copy=True).div_(self._scales.to(rows.device))
         if self._same:
             return rows, rows
         return rows[:, : self._d_in], rows[:, self._d_in :]
-
-
-Save = Callable[[int, "list[Point]"], None]
-"""Keeps the state of the step after so many steps, and the curve so far."""
 
 
 class Divergence:
@@ -104,53 +119,89 @@ class Divergence:
             )
 
 
-def train(
-    step: Step,
-    batches: Batches,
-    *,
-    plan: Plan,
-    scaled: Scaled,
-    device: torch.device | str = "cpu",
-    report: Callable[[int, int, Point], None] = lambda done, total, point: None,
-    start: int = 0,
-    curve: Sequence[Point] = (),
-    save: Save | None = None,
-    save_every: int = 0,
-) -> list[Point]:
-    """Train in place and return the curve. `report` gets (steps done, all steps, last point).
+@dataclass
+class Trainee:
+    """A dictionary under training. Its first `start` steps are done, and `step` has their state."""
 
-    Batches are read ahead, and come to `device`. The first `start` steps have been done, with this
-    `curve`, and `step` has their state. `save` is called after every `save_every` steps but the
-    last. Raises `NonFiniteError` for a loss that is not finite or grows without bound; it names
-    the batch and the last step that was saved.
-    """
-    sizes = [batches.num_steps(plan.seed, epoch) for epoch in range(plan.epochs)]
-    schedule = make_schedule(
-        lr=plan.lr,
-        num_steps=sum(sizes),
-        warmup_share=plan.warmup_share,
-        decay_share=plan.decay_share,
-    )
-    points, saved, divergence = list(curve), start, Divergence()
-    steps = [(epoch, step) for epoch, size in enumerate(sizes) for step in range(size)]
-    ahead = prefetch(batches, plan.seed, steps[start:], device=device)
-    for number, rows in enumerate(ahead, start):
-        step.set_lr(schedule.at(number))
+    step: Step
+    plan: Plan
+    start: int = 0
+    curve: list[Point] = field(default_factory=list)
+    """One point of every `log_every` steps, and the last."""
+    report: Callable[[int, int, Point], None] = lambda done, total, point: None
+    """Gets steps done, all steps, and the last point."""
+    save: Callable[[int, list[Point]], None] | None = None
+    """Keeps the state of the step after so many steps, and the curve so far."""
+    save_every: int = 0
+    """Steps between two calls of `save`; none after the last step."""
+    error: NonFiniteError | None = None
+    """Why the training ended early, where others went on."""
+    _divergence: Divergence = field(default_factory=Divergence)
+    _saved: int = -1
+
+    def do(
+        self, number: int, steps: Sequence[tuple[int, int]], x: Tensor, y: Tensor
+    ) -> StepFigures:
+        """One step. Raises `NonFiniteError` that names the batch and what was saved."""
         try:
-            figures = step.step(*scaled(rows))
-            divergence.check(figures.fvu)
+            figures = self.step.step(x, y)
+            self._divergence.check(figures.fvu)
         except NonFiniteError as error:
             epoch, inside = steps[number]
+            saved = max(self._saved, self.start)
             kept = f"step {saved} is saved" if saved else "nothing was saved before"
             raise NonFiniteError(
                 f"{error} It was batch {inside} of epoch {epoch}, step {number}; {kept}."
             ) from error
-        point = Point(number + 1, (number + 1) * batches.batch_rows, figures)
-        if number % plan.log_every == 0 or number + 1 == schedule.num_steps:
-            points.append(point)
-        report(number + 1, schedule.num_steps, point)
-        is_due = save_every > 0 and (number + 1) % save_every == 0
-        if save is not None and is_due and number + 1 < schedule.num_steps:
-            save(number + 1, points)
-            saved = number + 1
-    return points
+        return figures
+
+    def after(self, done: int, total: int, tokens: int, figures: StepFigures) -> None:
+        """Keep, report and save what a step gave."""
+        point = Point(done, tokens, figures)
+        if (done - 1) % self.plan.log_every == 0 or done == total:
+            self.curve.append(point)
+        self.report(done, total, point)
+        is_due = self.save_every > 0 and done % self.save_every == 0
+        if self.save is not None and is_due and done < total:
+            self.save(done, self.curve)
+            self._saved = done
+
+
+def train(
+    trainees: Sequence[Trainee],
+    batches: Batches,
+    *,
+    scaled: Scaled,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Train dictionaries in place, all on the same batches, which are read once.
+
+    Their plans have the same epochs and order of rows; their columns have the same scales. One that
+    has done steps already waits for its first. Batches are read ahead, and come to `device`.
+
+    Raises `NonFiniteError` for a loss that is not finite or grows without bound; it names the batch
+    and the last step that was saved. Where there are several, that one alone ends, with the
+    `error`, and it is raised when none is left.
+    """
+    assert len({(t.plan.epochs, t.plan.seed) for t in trainees}) == 1, "one order of rows"
+    steps = trainees[0].plan.steps(batches)
+    schedules = [trainee.plan.schedule(len(steps)) for trainee in trainees]
+    first = min(trainee.start for trainee in trainees)
+    # On a CPU whose cores all compute, a reader that waits for nothing only gets in their way.
+    depth = 0 if batches.in_memory and torch.device(device).type == "cpu" else 2
+    ahead = prefetch(batches, trainees[0].plan.seed, steps[first:], depth=depth, device=device)
+    for number, rows in enumerate(ahead, first):
+        x, y = scaled(rows)
+        for trainee, schedule in zip(trainees, schedules, strict=True):
+            if number < trainee.start or trainee.error is not None:
+                continue
+            trainee.step.set_lr(schedule.at(number))
+            try:
+                figures = trainee.do(number, steps, x, y)
+            except NonFiniteError as error:
+                trainee.error = error
+                if all(other.error is not None for other in trainees):
+                    raise
+                continue
+            done = number + 1
+            trainee.after(done, len(steps), done * batches.batch_rows, figures)

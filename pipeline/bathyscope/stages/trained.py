@@ -1,0 +1,66 @@
+"""What a training gave, and how it becomes the dictionary that is used."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from bathyscope.config import Config
+from bathyscope.dictionaries.kinds import AnyDictionary
+from bathyscope.errors import NonFiniteError
+from bathyscope.stages.hook_columns import HookColumns, batches_of, new_dictionary
+from bathyscope.stages.place import Place
+from bathyscope.stores.batches import ShuffledBatches
+from bathyscope.training.calibration import calibrate
+from bathyscope.training.loop import Point, Scaled
+from bathyscope.training.shard import join_shards, split_tensors
+
+
+class Trained(NamedTuple):
+    """What a training gave to one process."""
+
+    dictionary: AnyDictionary
+    """In the scale of the training; with the latents of this process."""
+    curve: list[Point]
+    scaled: Scaled
+    batches: ShuffledBatches
+    error: NonFiniteError | None = None
+    """Why it ended early, where others on the same batches went on."""
+
+
+def joined(trained: Trained, config: Config, columns: HookColumns, place: Place) -> Trained:
+    """The whole dictionary at rank 0, from the latents of all; elsewhere what was there."""
+    grid, rank = place.seat.grid, place.seat.rank
+    if grid.world == 1:
+        return trained
+    mine = tensors_of(trained.dictionary) if grid.data_place(rank) == 0 else None
+    shards = place.seat.gather(mine)
+    if rank != 0:
+        return trained
+    dictionary = new_dictionary(config, columns)
+    split = split_tensors(dictionary)
+    whole = join_shards([shard for shard in shards if shard is not None], split)
+    dictionary.load_state_dict(whole)
+    for part, own in zip(dictionary.parts, trained.dictionary.parts, strict=True):
+        part.activation.load_training_state(own.activation.training_state())
+    dictionary.to(trained.dictionary.parts[0].W_enc.device)
+    return trained._replace(dictionary=dictionary, batches=batches_of(config, columns))
+
+
+def finished(trained: Trained, order_seed: int) -> AnyDictionary:
+    """The dictionary of a training by one process as it is used: calibrated, its scales folded."""
+    dictionary, scaled, batches = trained.dictionary, trained.scaled, trained.batches
+    device = dictionary.parts[0].W_enc.device
+    blocks = (
+        scaled(batches.batch(order_seed, 0, step).to(device))[0]
+        for step in range(batches.num_steps(order_seed, 0))
+    )
+    calibrate(dictionary, blocks)
+    dictionary.fold_scales(scaled.inputs.to(device), scaled.outputs.to(device))
+    return dictionary
+
+
+def tensors_of(dictionary: AnyDictionary) -> dict[str, Tensor]:
+    """The weights here, by name, to be joined with those of other processes."""
+    return {name: tensor.detach().cpu() for name, tensor in dictionary.state_dict().items()}
