@@ -31,6 +31,7 @@ def test_names_that_are_not_there_list_what_is(tmp_path: Path) -> None:
     assert list(run.dictionaries) == []
     with pytest.raises(MissingArtifact, match=r"no 'main'\. It has: nothing yet"):
         run.dictionaries["main"]
+    assert "main" not in run.dictionaries
 
 
 def readme_example() -> str:
