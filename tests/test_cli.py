@@ -15,6 +15,7 @@ import bathyscope
 from bathyscope import cli
 from bathyscope.command_help import COMMANDS, GROUPS, OF_A_FOLDER, choices
 from bathyscope.commands import run as runs
+from bathyscope.composition import compose
 from bathyscope.config import setting_names
 from bathyscope.errors import HookPointError
 
@@ -94,7 +95,7 @@ def test_version(capsys: Captured) -> None:
 def test_cfg_is_yaml_and_equals_the_configuration(capsys: Captured) -> None:
     overrides = ["experiment=smoke", "train.lr=0.5", "hooks.points=[mlp_out.1]"]
     printed = resolved(capsys, *overrides)
-    config, _ = cli.compose(overrides)
+    config, _ = compose(overrides)
     assert printed == OmegaConf.to_container(OmegaConf.structured(config))
     assert printed["train"]["lr"] == 0.5
     assert printed["dictionary"]["expansion"] == 2
@@ -280,7 +281,7 @@ def test_a_command_runs_its_stages_with_what_was_given(
 
 
 def test_every_command_is_a_stage_or_known() -> None:
-    assert set(COMMANDS) == {"run", "plan", "verify", "redo", "convert", *runs.STAGES}
+    assert set(COMMANDS) == {"run", "plan", "verify", "redo", "convert", "sweep", *runs.STAGES}
 
 
 def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from bathyscope.cli import compose
 from bathyscope.command_help import GROUPS, choices
+from bathyscope.composition import compose
 from bathyscope.config import Config, setting_names
 from bathyscope.config_rules import validate
 from bathyscope.dictionaries.kinds import ACTIVATIONS, KINDS
@@ -154,7 +154,7 @@ ABOVE_ZERO = [
     "store.unit_tokens", "store.min_units", "store.chunk_bytes", "store.shard_bytes",
     "store.streams", "store.window_chunks", "store.lease_s", "cluster.workers",
     "cluster.min_workers", "cluster.straggler_factor", "cluster.straggler_least_s",
-    "cluster.start_s", "hardware.nodes",
+    "cluster.start_s", "hardware.nodes", "sweep.together",
     "evaluate.control_components", "evaluate.batch_items", "evaluate.resamples",
     "describe.top_examples", "describe.sampled_examples", "describe.bands",
     "describe.promoted_tokens", "verify.threads",

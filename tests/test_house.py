@@ -26,24 +26,30 @@ KERNELS, PIPELINE = "bathyscope_kernels", "bathyscope"
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({KERNELS}),
-    frozenset({"errors", "values", "config"}),
+    frozenset({"errors", "values", "config", "sweep_points"}),
     frozenset({"dictionaries", "models", "stores", "corpora", "metrics"}),
     frozenset({"runs"}),
     frozenset({"attribution", "evaluation", "features", "studies", "training", "pages"}),
     frozenset({"stages"}),
     frozenset({"jobs"}),
     frozenset({"commands"}),
-    frozenset({"cli", "command_help", "config_rules"}),
+    frozenset({"cli", "command_help", "composition", "config_rules"}),
 )
 """From the ground up. Rooms of one floor never import each other."""
 ON_ONE_FLOOR = {
     ("values", "errors"),
     ("cli", "command_help"),
-    ("cli", "config_rules"),
+    ("cli", "composition"),
+    ("composition", "config_rules"),
+    ("sweep_points", "config"),
+    ("sweep_points", "errors"),
 }
 """The pairs of small files that may, importer first."""
 CALL_KERNELS = {"dictionaries", "training", "attribution", "features"}
-SEE_CONFIG = {"stages", "jobs", "commands", "cli", "command_help", "config_rules"}
+SEE_CONFIG = {
+    "stages", "jobs", "commands", "cli", "command_help", "composition", "config_rules",
+    "sweep_points",
+}  # fmt: skip
 """Lower floors take plain arguments, never a config object."""
 BARE_ROOMS = ("kernels", "models", "dictionaries", "training", "metrics", "evaluation", "features")
 """What must run on a GPU machine that has torch and little else."""
@@ -174,7 +180,7 @@ def test_configs_stay_on_the_upper_floors() -> None:
 @pytest.mark.parametrize(
     ("libraries", "files"),
     [
-        (("hydra", "omegaconf", "yaml"), r"pipeline/bathyscope/cli\.py"),
+        (("hydra", "omegaconf", "yaml"), r"pipeline/bathyscope/composition\.py"),
         (("ray",), r"pipeline/bathyscope/jobs/cluster\w*\.py"),
         (("zarr", "obstore"), r"pipeline/bathyscope/stores/\w+\.py"),
         (("rich",), r"pipeline/bathyscope/commands/\w+\.py"),

@@ -1,20 +1,17 @@
-"""The command line: compose, validate, call one command. The only file that imports Hydra."""
+"""The command line: compose the configuration, call one command."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from bathyscope.command_help import OF_A_FOLDER, all_commands, one_command
-from bathyscope.config import Config, setting_names
-from bathyscope.config_rules import validate
+from bathyscope.composition import compose, compose_sweep, to_record, to_yaml
+from bathyscope.config import Config
 from bathyscope.errors import BathyscopeError, ConfigError, StopRequested
 
 INTERRUPTED = 130
@@ -50,36 +47,6 @@ def run_command(argv: list[str]) -> int:
         return INTERRUPTED
 
 
-def compose(
-    overrides: Sequence[str], *, config_dir: str | None = None, planned: bool = False
-) -> tuple[Config, DictConfig]:
-    """The validated configuration, and the same as Hydra composed it.
-
-    What is only `planned` needs less: see `validate`.
-    Raises `ConfigError` with near matches for an unknown key, group or choice.
-    """
-    import hydra
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError  # type: ignore[import-untyped]
-
-    ConfigStore.instance().store(name="schema", node=Config)
-    GlobalHydra.instance().clear()
-    extra = [_search_path(config_dir)] if config_dir is not None else []
-    try:
-        with hydra.initialize_config_module("bathyscope.conf", version_base="1.3"):
-            found = hydra.compose("config", overrides=[*overrides, *extra])
-        _refuse_added(found)
-        config: Any = OmegaConf.to_object(found)
-    # ValueError: Hydra's for a group that is set to null or a number, and that of `_refuse_added`.
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise ConfigError(_explain(error, overrides)) from error
-    validate(config, planned=planned)
-    return config, found
-
-
 def _dispatch(argv: list[str]) -> int:
     options = [word for word in argv if word.startswith("-")]
     words = [word for word in argv if not word.startswith("-")]
@@ -101,14 +68,32 @@ def _dispatch(argv: list[str]) -> int:
         _say(one_command(command))
         return 0
     one_command(command)
+    if command == "sweep":
+        return _sweep(overrides, config_dir, only_shown="--cfg" in options)
     config, resolved = compose(overrides, config_dir=config_dir, planned=command == "plan")
     if "--cfg" in options:
-        _say(OmegaConf.to_yaml(resolved).rstrip())
+        _say(to_yaml(resolved))
         return 0
-    return _call(command, config, resolved, overrides)
+    if config.sweep.grid:
+        raise ConfigError(
+            f"sweep.grid has {', '.join(config.sweep.grid)}, but `bathyscope {command}` makes one "
+            "dictionary. Use `bathyscope sweep`, or sweep=none."
+        )
+    return _call(command, config, to_record(resolved), overrides)
 
 
-def _call(command: str, config: Config, resolved: DictConfig, overrides: list[str]) -> int:
+def _sweep(overrides: list[str], config_dir: str | None, *, only_shown: bool) -> int:
+    base, resolved, points = compose_sweep(overrides, config_dir=config_dir)
+    if only_shown:
+        _say(to_yaml(resolved))
+        return 0
+    from bathyscope.commands.sweep import sweep
+
+    record = to_record(resolved)
+    return 0 if sweep(base, points, resolved=record, overrides=overrides, say=_say) else FAILED
+
+
+def _call(command: str, config: Config, record: dict[str, Any], overrides: list[str]) -> int:
     # Imported here: `--help` and `--cfg` answer without torch.
     from bathyscope.commands import run as runs
 
@@ -132,7 +117,6 @@ def _call(command: str, config: Config, resolved: DictConfig, overrides: list[st
 
         convert(config, _say)
         return 0
-    record: Any = OmegaConf.to_container(resolved, resolve=True)
     stages = runs.STAGES if command == "run" else (command,)
     runs.run(
         config,
@@ -173,51 +157,6 @@ def _unknown_option(option: str) -> str:
         "configuration), --config-dir=FOLDER (more YAML files) and --version. Settings are given "
         "as group=choice or key=value."
     )
-
-
-def _search_path(config_dir: str) -> str:
-    folder = os.path.abspath(config_dir)
-    if not os.path.isdir(folder):
-        raise ConfigError(
-            f"--config-dir is {config_dir!r}, which is no folder. Give one that holds YAML files "
-            "in folders named after groups, such as experiment/mine.yaml."
-        )
-    # Quoted for Hydra's grammar: a folder's name may hold spaces, commas and brackets.
-    quoted = folder.replace("'", "\\'")
-    return f"hydra.searchpath=['file://{quoted}']"
-
-
-def _refuse_added(found: DictConfig) -> None:
-    """Raise for settings that `+key=value` has added: the schema knows them all."""
-    known = setting_names()
-    for key, value in found.items():
-        nested = OmegaConf.get_type(value) if isinstance(value, DictConfig) else None
-        group = str(key)
-        names = [group] if nested in (None, dict) else [f"{group}.{inner}" for inner in value]
-        for name in names:
-            if name not in known:
-                raise ConfigError(f"There is no setting {name!r}")
-
-
-def _explain(error: BaseException, overrides: Sequence[str]) -> str:
-    """Hydra's message without its internals, with near matches where a key is unknown."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    full = str(error)
-    text = re.split(r"Config search path|See https://hydra|\n3. To sweep over it", full)[0]
-    text = re.sub(r"\n\s*(full_key|object_type|reference_type).*", "", text)
-    text = " ".join(text.replace("\n\t", " ").split()).rstrip(".")
-    where = re.search(r"\n\s*full_key: (\S+)", full)
-    if where:
-        text = f"{where[1]}: {text}"
-    if "parsing override" in full or "mismatched input" in full or "no viable" in full:
-        text = f"{text}. Quote a value with special characters, as in \"key='a=b, (c)'\""
-    keys = [word.lstrip("+~").partition("=")[0] for word in overrides]
-    unknown = [key for key in keys if key not in setting_names()]
-    near = [match for key in unknown for match in get_close_matches(key, setting_names(), n=3)]
-    given = f"Given: {' '.join(overrides)}. " if overrides else ""
-    hint = f"Did you mean {', '.join(dict.fromkeys(near))}? " if near else ""
-    return f"{text}. {given}{hint}`bathyscope run --help` lists groups and settings."
 
 
 def _say(text: str, to: Any = None) -> None:

@@ -276,6 +276,18 @@ class ConvertConfig:
 
 
 @dataclass
+class SweepConfig:
+    """Many dictionaries, for `bathyscope sweep`."""
+
+    name: str = option("sweep", "its folder in the run, which holds the table")
+    grid: dict[str, Any] = option(
+        {}, "values of settings, {dictionary.k: [16, 32]}; or give them with commas, k=16,32"
+    )
+    together: int = option(8, "dictionaries that are trained at once on the same batches")
+    evaluate: bool = option(True, "measure each dictionary on held-out rows")
+
+
+@dataclass
 class Config:
     """A run: one folder, and everything that decides what is in it."""
 
@@ -290,6 +302,7 @@ class Config:
     store: StoreConfig = field(default_factory=StoreConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     describe: DescribeConfig = field(default_factory=DescribeConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)

@@ -116,6 +116,7 @@ def _positive(config: Config) -> None:
         "train.processes",
         "train.latent_parallel",
         "train.timeout_s",
+        "sweep.together",
         "store.unit_tokens",
         "store.min_units",
         "store.chunk_bytes",

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from bathyscope.cli import compose
+from bathyscope.composition import compose
 from bathyscope.config import Config
 
 SMALL = (

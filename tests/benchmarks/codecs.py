@@ -33,8 +33,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bathyscope.cli import compose
 from bathyscope.commands.run import run as run_stages
+from bathyscope.composition import compose
 from bathyscope.config import Config
 from bathyscope.dictionaries.dictionary import Dictionary
 from bathyscope.dictionaries.files import from_files, to_files

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bathyscope.cli import compose
 from bathyscope.commands.run import run as run_stages
+from bathyscope.composition import compose
 from bathyscope.metrics.mixing import mixing
 from bathyscope.runs.run import Run
 from bathyscope.stages.masks import kept

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from trainers import Ours, SaeLens, Size, Sparsify, Trainer
 
-from bathyscope.cli import compose
+from bathyscope.composition import compose
 from bathyscope.evaluation.splice import Restart, add_batch
 from bathyscope.metrics.splice import TokenLosses
 from bathyscope.runs.run import Run

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from bathyscope.cli import compose, run_command
+from bathyscope.cli import run_command
 from bathyscope.commands.capacity import Capacity, capacity
 from bathyscope.commands.capacity_lines import capacity_lines
 from bathyscope.commands.plan import plan
+from bathyscope.composition import compose
 from bathyscope.errors import ModelError
 from bathyscope.stages.model import plan_model
 

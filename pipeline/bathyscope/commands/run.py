@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from bathyscope.commands.disk import check_disk, estimate
 from bathyscope.commands.memory import PeakMemory
@@ -13,7 +13,7 @@ from bathyscope.commands.plan import lines
 from bathyscope.commands.progress import Screen, duration, size
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError
-from bathyscope.jobs import Driver, open_driver
+from bathyscope.jobs import open_driver
 from bathyscope.jobs.sink import Sink
 from bathyscope.runs import record as records
 from bathyscope.runs.run import EVALUATIONS, REPORT, Run
@@ -49,25 +49,81 @@ def run(
     for line in lines(config, model, needed):
         screen.line(line)
     check_disk(config, needed)
-    objects = Objects(config.url)
-    record = records.start(
-        objects, config=resolved or {}, overrides=list(overrides), command=command
-    )
+    record = Record(config.url, resolved or {}, overrides, command)
+    steps = (Step(name, name, config) for name in stages)
+    return carry_out(config, steps, record=record, screen=screen)
+
+
+class Step(NamedTuple):
+    """One stage that is to be brought to completion."""
+
+    name: str
+    """What the record and the figures call it."""
+    stage: str
+    config: Config
+
+
+class Record:
+    """The entry of a command in run.json, written after each of its steps."""
+
+    def __init__(self, url: str, resolved: Json, overrides: Sequence[str], command: str) -> None:
+        self._objects = Objects(url)
+        self._record = records.start(
+            self._objects, config=resolved, overrides=list(overrides), command=command
+        )
+        self._entry = self._record["history"][-1]
+
+    def add(self, name: str, figures: Json, peak_bytes: int) -> None:
+        """A step is done; `peak_bytes` is the most memory so far."""
+        self._entry["stages"][name] = figures
+        self._entry["peak_bytes"] = self._record["peak_bytes"] = peak_bytes
+        self._entry["finished"] = records.now()
+        self._entry["seconds"] = round(sum(s["seconds"] for s in self._entry["stages"].values()), 2)
+        records.write(self._objects, self._record)
+
+
+def carry_out(config: Config, steps: Iterable[Step], *, record: Record, screen: Screen) -> Json:
+    """Do steps one after another with one driver, and return the figures of each.
+
+    A step is asked for when those before it are done, so it may depend on them.
+    """
+    found: Json = {}
+    seconds = 0.0
     with PeakMemory() as memory:
         driver = open_driver(config)
         try:
-            return _stages(driver, stages, record=record, memory=memory, screen=screen, to=objects)
+            for step in steps:
+                started = time.monotonic()
+                memory.mark()
+                watched = _Watched(screen)
+                stage: Any = importlib.import_module(f"bathyscope.stages.{step.stage}")
+                found[step.name] = driver.drive(stage, watched, step.config)
+                took = time.monotonic() - started
+                seconds += took
+                figures = {
+                    "seconds": round(took, 2),
+                    "peak_bytes": memory.mark(),
+                    "reused": watched.complete,
+                }
+                record.add(step.name, figures, memory.total_bytes)
+            screen.line(f"total     {duration(seconds)}, peak memory {size(memory.total_bytes)}")
+            return found
         finally:
             screen.stop()
             driver.close()
 
 
-def _that_read(config: Config, stages: Sequence[str]) -> list[str]:
+def stages_of(config: Config, asked: Sequence[str] = STAGES) -> list[str]:
+    """Those of some stages that this configuration can have so far."""
+    without, _ = _without(config)
+    return [stage for stage in asked if stage not in without]
+
+
+def _that_read(config: Config, asked: Sequence[str]) -> list[str]:
     """The stages that can be done. Raises `ConfigError` where that is none of those asked for."""
-    without, because = _without(config)
-    left = [stage for stage in stages if stage not in without]
+    left = stages_of(config, asked)
     if not left:
-        raise ConfigError(f"{', '.join(stages)} {because}")
+        raise ConfigError(f"{', '.join(asked)} {_without(config)[1]}")
     return left
 
 
@@ -124,37 +180,6 @@ def _given(config: Config) -> list[str]:
     overrides = Run(config.url).record["overrides"]
     kept = [o for o in overrides if not o.startswith(("dictionary.name", "dictionary.expansion"))]
     return kept or [f"url={config.url}"]
-
-
-def _stages(
-    driver: Driver,
-    names: Sequence[str],
-    *,
-    record: Json,
-    memory: PeakMemory,
-    screen: Screen,
-    to: Objects,
-) -> Json:
-    entry = record["history"][-1]
-    found: Json = {}
-    for name in names:
-        started = time.monotonic()
-        memory.mark()
-        watched = _Watched(screen)
-        stage: Any = importlib.import_module(f"bathyscope.stages.{name}")
-        found[name] = driver.drive(stage, watched)
-        entry["stages"][name] = {
-            "seconds": round(time.monotonic() - started, 2),
-            "peak_bytes": memory.mark(),
-            "reused": watched.complete,
-        }
-        entry["peak_bytes"] = record["peak_bytes"] = memory.total_bytes
-        entry["finished"] = records.now()
-        records.write(to, record)
-    entry["seconds"] = round(sum(s["seconds"] for s in entry["stages"].values()), 2)
-    records.write(to, record)
-    screen.line(f"total     {duration(entry['seconds'])}, peak memory {size(entry['peak_bytes'])}")
-    return found
 
 
 class _Watched:

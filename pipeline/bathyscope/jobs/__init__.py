@@ -13,8 +13,8 @@ from bathyscope.values import Json
 class Driver(Protocol):
     """Brings stages to completion, one after another."""
 
-    def drive(self, stage: Stage, sink: Sink) -> Json:
-        """Complete a stage's artifact and return its figures."""
+    def drive(self, stage: Stage, sink: Sink, config: Config | None = None) -> Json:
+        """Complete a stage's artifact and return its figures, of the driver's run or another."""
         ...
 
     def close(self) -> None:

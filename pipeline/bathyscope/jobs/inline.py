@@ -35,9 +35,12 @@ class Inline:
         keep_freed_memory()
         self.threads = set_threads(config.cluster.threads)
 
-    def drive(self, stage: Stage, sink: Sink) -> Json:
-        """Bring a stage's artifact to completion and return its figures."""
-        config = self._config
+    def drive(self, stage: Stage, sink: Sink, config: Config | None = None) -> Json:
+        """Bring a stage's artifact to completion and return its figures.
+
+        `config` is another one than the driver's, for another run or another dictionary.
+        """
+        config = config or self._config
         begun = begin(Objects(config.url), stage.units(config), force=config.force)
         sink.begin(begun)
         if begun.complete:

@@ -70,11 +70,7 @@ def begin(run: Objects, work: Work, *, force: bool) -> Begun:
     fields, when something else is there and `force` is false.
     """
     objects = run.at(work.artifact)
-    newest = latest(objects)
-    if newest is not None and not same(newest.identity, work.identity):
-        if not force:
-            raise refuse(objects.location, newest.identity, work.identity, work.hint)
-        newest = None
+    newest = _newest(objects, work, force=force)
     if newest is None:
         publish(objects, Manifest(OPEN, work.identity, (work.segment,), work.facts))
     elif newest.state == COMPLETE:
@@ -86,6 +82,15 @@ def begin(run: Objects, work: Work, *, force: bool) -> Begun:
             objects.delete_folder(f"receipts/{work.segment.name}")
     create_segment(objects, work.segment)
     return Begun(work, objects, complete=False, remaining=_remaining(objects, work.segment))
+
+
+def is_complete(run: Objects, work: Work, *, force: bool) -> bool:
+    """Whether the artifact is there and complete; for one without arrays. Changes nothing.
+
+    Raises `IdentityMismatch` as `begin` does.
+    """
+    newest = _newest(run.at(work.artifact), work, force=force)
+    return newest is not None and newest.state == COMPLETE
 
 
 def finish(begun: Begun, facts: Json, *, segments: tuple[Segment, ...] | None = None) -> Manifest:
@@ -106,6 +111,16 @@ def finish(begun: Begun, facts: Json, *, segments: tuple[Segment, ...] | None = 
         for name in names:
             objects.sweep(f"{folder}/{name}")
     return published
+
+
+def _newest(objects: Objects, work: Work, *, force: bool) -> Manifest | None:
+    """The newest manifest of this work; None where there is none, or it may be replaced."""
+    newest = latest(objects)
+    if newest is None or same(newest.identity, work.identity):
+        return newest
+    if not force:
+        raise refuse(objects.location, newest.identity, work.identity, work.hint)
+    return None
 
 
 def _remaining(objects: Objects, segment: Segment) -> Units:

@@ -46,7 +46,11 @@ class Context:
 
 def units(config: Config) -> Work:
     """One unit, identified by the activations and the settings of dictionary and training."""
-    columns = hook_columns(config, Run(config.url))
+    return work_of(config, hook_columns(config, Run(config.url)))
+
+
+def work_of(config: Config, columns: HookColumns) -> Work:
+    """The work of training the configured dictionary on these columns."""
     with torch.device("meta"):
         # Making it checks every size, and costs nothing there.
         settings = new_dictionary(config, columns).settings()

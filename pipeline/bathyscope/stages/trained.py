@@ -26,7 +26,7 @@ class Trained(NamedTuple):
     scaled: Scaled
     batches: ShuffledBatches
     error: NonFiniteError | None = None
-    """Why it ended early, where others on the same batches went on."""
+    """Why it ended early."""
 
 
 def joined(trained: Trained, config: Config, columns: HookColumns, place: Place) -> Trained:

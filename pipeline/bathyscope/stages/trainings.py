@@ -60,6 +60,8 @@ def train_one(
     """
     wanted = Wanted(config, objects, segment)
     [trained] = train_together([wanted], columns, guard=guard, place=place)
+    if trained.error is not None:
+        raise trained.error
     return trained
 
 
@@ -72,8 +74,8 @@ def train_together(
 ) -> list[Trained]:
     """Train dictionaries of the same columns on one stream of batches, each as if it were alone.
 
-    Each goes on from its own last checkpoint. Of several, one whose loss is not finite ends alone,
-    with the `error`; raises `NonFiniteError` when all have.
+    Each goes on from its own last checkpoint. One whose loss is not finite, or grows without bound,
+    ends alone, with the `error`.
     """
     place = place or Place()
     grid, rank, device = place.seat.grid, place.seat.rank, default_device_kind()

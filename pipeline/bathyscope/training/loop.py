@@ -135,7 +135,7 @@ class Trainee:
     save_every: int = 0
     """Steps between two calls of `save`; none after the last step."""
     error: NonFiniteError | None = None
-    """Why the training ended early, where others went on."""
+    """Why the training ended early."""
     _divergence: Divergence = field(default_factory=Divergence)
     _saved: int = -1
 
@@ -179,9 +179,8 @@ def train(
     Their plans have the same epochs and order of rows; their columns have the same scales. One that
     has done steps already waits for its first. Batches are read ahead, and come to `device`.
 
-    Raises `NonFiniteError` for a loss that is not finite or grows without bound; it names the batch
-    and the last step that was saved. Where there are several, that one alone ends, with the
-    `error`, and it is raised when none is left.
+    One whose loss is not finite or grows without bound ends alone, with an `error` that names the
+    batch and the last step that was saved; nothing more is read when none is left.
     """
     assert len({(t.plan.epochs, t.plan.seed) for t in trainees}) == 1, "one order of rows"
     steps = trainees[0].plan.steps(batches)
@@ -200,8 +199,8 @@ def train(
                 figures = trainee.do(number, steps, x, y)
             except NonFiniteError as error:
                 trainee.error = error
-                if all(other.error is not None for other in trainees):
-                    raise
                 continue
             done = number + 1
             trainee.after(done, len(steps), done * batches.batch_rows, figures)
+        if all(trainee.error is not None for trainee in trainees):
+            return
