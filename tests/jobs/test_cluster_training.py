@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -16,12 +17,14 @@ import pytest
 import torch
 
 from bathyscope.commands.run import run as run_stages
+from bathyscope.commands.sweep import sweep
 from bathyscope.config import Config
 from bathyscope.jobs.cluster import Cluster
 from bathyscope.jobs.sink import Silent
 from bathyscope.runs.run import Run
 from bathyscope.stages import train
 from bathyscope.stages.checkpoints import Checkpoints
+from bathyscope.sweep_points import SweepPoint, name_points
 from support import changed
 
 
@@ -106,3 +109,15 @@ def test_a_training_of_one_process_goes_on_with_two(
     close_to(harvested, harvested, "more")
     (curve,) = folder.glob("curve*.parquet")
     assert pq.read_table(curve)["tokens"][0].as_py() == 7
+
+
+def test_two_processes_train_the_dictionaries_of_a_sweep(harvested: Config, tmp_path: Path) -> None:
+    config = changed(split(harvested, "main"), url=str(tmp_path / "run"), sweep__evaluate=False)
+    shutil.copytree(harvested.url, config.url)
+    values = [{"dictionary.k": k} for k in ("4", "8")]
+    points = [SweepPoint(v, changed(config, dictionary__k=int(v["dictionary.k"]))) for v in values]
+    points = name_points(points)
+    assert sweep(config, points, say=lambda text: None)
+    assert list(Run(config.url).dictionaries) == ["main", "main-k4", "main-k8"]
+    close_to(harvested, config, "main-k4")
+    assert Run(config.url).dictionaries["main-k8"].parts[0].k == 8
