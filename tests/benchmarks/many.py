@@ -3,10 +3,11 @@
 
     python tests/benchmarks/many.py
 
-Dictionaries of 1,152 latents on SmolLM2's residual stream (d 576): four values of k, two seeds, five
-epochs of 40,000 rows. `over_streaming` is the time of eight runs that each harvest and train, over
-that of one sweep with its harvest. `over_stored` is the time of eight trainings that read the same
-store, one after another, over that of one pass that trains all eight; the two take turns, medians.
+Dictionaries of 1,152 latents on SmolLM2's residual stream (d 576): four values of k, two seeds,
+five epochs of 40,000 rows. `over_streaming` is the time of eight runs that each harvest and train,
+over that of one sweep with its harvest. `over_stored` is the time of eight trainings that read the
+same store, one after another, over that of one pass that trains all eight; the two take turns,
+medians.
 
 All in this process, so that no side pays for starting Python. The weights of both ways must be the
 same to the bit.
