@@ -83,9 +83,13 @@ def new_dictionary(config: Config, columns: HookColumns) -> AnyDictionary:
 
     Raises `ConfigError` for sizes that cannot be.
     """
+    return dictionary_of(config, *_blocks(columns))
+
+
+def dictionary_of(config: Config, inputs: Columns, outputs: Columns) -> AnyDictionary:
+    """The same from the widths of its hook points alone."""
     chosen = config.dictionary
-    inputs, outputs = _blocks(columns)
-    latents = num_latents(config, columns.inputs[0].width)
+    latents = num_latents(config, inputs[0].width)
     return make_dictionary(
         chosen.kind,
         inputs,

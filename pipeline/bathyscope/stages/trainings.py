@@ -19,6 +19,7 @@ from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.models.precision import default_device_kind
 from bathyscope.stages.checkpoints import Checkpoints
 from bathyscope.stages.hook_columns import HookColumns, batches_of, new_dictionary
+from bathyscope.stages.memory import check_trainings
 from bathyscope.stages.place import Place
 from bathyscope.stages.stage import Guard
 from bathyscope.stages.trained import Trained
@@ -84,6 +85,7 @@ def train_together(
     for each in wanted:
         check_groups(each.config, grid)
     batches = batches_of(first, columns, rank=grid.data_place(rank), world=grid.data)
+    check_trainings([each.config for each in wanted], columns, batches, grid)
     shares = _Shares(guard)
     with ExitStack() as stack:
         trainings = [

@@ -57,7 +57,17 @@ class ShuffledBatches:
         self.num_streams = _num_streams(self._sizes, wanted=streams, batch_rows=batch_rows)
         check_ranks(self.num_streams, world)
         self.window_chunks = window_chunks
-        self.in_memory = self.num_rows * chunks.width * chunks.dtype.itemsize <= memory_bytes
+        self.row_bytes = chunks.width * chunks.dtype.itemsize
+        self.in_memory = self.num_rows * self.row_bytes <= memory_bytes
+        self.held_bytes = held_bytes(
+            self.num_rows,
+            row_bytes=self.row_bytes,
+            chunk_rows=int(self._sizes.max()),
+            streams=self.num_streams // world,
+            window_chunks=window_chunks,
+            in_memory=self.in_memory,
+        )
+        """The most that is kept from one batch to the next."""
         self._kept: dict[int, Tensor] = {}
         self._part = {"rank": rank, "world": world}
         self._windows: dict[_WindowKey, _Rows] = {}
@@ -125,6 +135,23 @@ class ShuffledBatches:
             if number not in self._kept:
                 self._kept[number] = self.chunks.read(np.array([number]))
         return torch.cat([self._kept[number] for number in numbers.tolist()])
+
+
+def held_bytes(
+    num_rows: int,
+    *,
+    row_bytes: int,
+    chunk_rows: int,
+    streams: int,
+    window_chunks: int,
+    in_memory: bool,
+) -> int:
+    """The most that a reader keeps: a window of each of its streams, and all rows `in_memory`.
+
+    A row of a window has a place of 8 bytes in its permutation.
+    """
+    rows = min(num_rows, streams * window_chunks * chunk_rows)
+    return rows * (row_bytes + 8) + (num_rows * row_bytes if in_memory else 0)
 
 
 def _num_streams(sizes: npt.NDArray[np.uint32], *, wanted: int, batch_rows: int) -> int:
