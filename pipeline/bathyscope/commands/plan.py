@@ -10,6 +10,7 @@ from bathyscope.commands.capacity import Capacity, capacity
 from bathyscope.commands.capacity_lines import capacity_lines
 from bathyscope.commands.disk import Estimate, estimate
 from bathyscope.commands.progress import millions, size
+from bathyscope.commands.training_plan import training_footprint, training_lines, training_refusal
 from bathyscope.config import Config
 from bathyscope.models.families import family_of
 from bathyscope.models.hook_points import layers_needed
@@ -27,7 +28,7 @@ def lines(config: Config, model: ModelPlan, needed: Estimate) -> list[str]:
         f"{name} (d {width})" if p is None else f"{name} ({p} rows of d {width})"
         for name, width, p in zip(config.hooks.points, shape.widths, shape.positions, strict=True)
     )
-    width = dict(zip(config.hooks.points, shape.widths, strict=True))[config.hook]
+    widths = dict(zip(config.hooks.points, shape.widths, strict=True))
     images = is_of_images(config)
     items = (
         f"images of {config.data.image_size} pixels"
@@ -43,7 +44,8 @@ def lines(config: Config, model: ModelPlan, needed: Estimate) -> list[str]:
         f"hooks      {hooks}; {end}",
         f"dtype      {model.dtype_name}: {model.dtype_reason}",
         f"corpus     {facts_for_plan(config)}, {items}",
-        _dictionary(config, num_latents(config, width)),
+        _dictionary(config, num_latents(config, widths[config.hook])),
+        *training_lines(config, training_footprint(config, widths)),
         f"disk       {size(needed.total)}: {size(needed.activations)} of activations",
         # Of a plan for other hardware a line of its own says what it is.
         *([f"devices    {_devices(config)}"] if config.hardware.gpus_per_node is None else []),
@@ -67,11 +69,15 @@ def plan(config: Config) -> Json:
         found = capacity(config, model)
         told += capacity_lines(config, model, found)
         refusal, figures = found.refusal, _figures(found)
+    widths = dict(zip(config.hooks.points, model.shape.widths, strict=True))
+    training = training_footprint(config, widths)
     return {
         "model": model.name,
         "parameters": model.shape.num_parameters,
-        "hooks": dict(zip(config.hooks.points, model.shape.widths, strict=True)),
+        "hooks": widths,
         "bytes": {**vars(needed), "total": needed.total},
+        "training_bytes": {**training._asdict(), "total": training.total},
+        "training_refusal": training_refusal(config, training),
         **figures,
         "refusal": refusal,
         "lines": told,
