@@ -95,6 +95,23 @@ def test_what_cannot_be_read_from_saelens(change: dict[str, str], message: str) 
         read_folder({**given, "cfg.json": json.dumps(config).encode()})
 
 
+def test_an_l0_that_the_file_does_not_say_is_not_made_up() -> None:
+    for name in ("standard", "jumprelu", "gated"):
+        dictionary = read_folder(files_of(FIXTURES / "saelens" / name))
+        assert dictionary.known_k is None
+        written = write_folder(dictionary, "bathyscope")
+        assert json.loads(written["config.json"])["k"] is None
+        assert read_folder(written).known_k is None
+    batch_topk = read_folder(files_of(FIXTURES / "saelens/batchtopk"))
+    written = write_folder(batch_topk, "saelens")
+    assert json.loads(written["cfg.json"])["architecture"] == "jumprelu"
+    assert read_folder(written).k == batch_topk.k == 4
+    given = files_of(FIXTURES / "saelens/topk")
+    config = {k: v for k, v in json.loads(given["cfg.json"]).items() if k != "k"}
+    with pytest.raises(ModelError, match="topk encodes with it"):
+        read_folder({**given, "cfg.json": json.dumps(config).encode()})
+
+
 def test_damaged_and_missing_files_are_named() -> None:
     given = files_of(FIXTURES / "sparsify/sae")
     with pytest.raises(ModelError, match="from safetensors only"):

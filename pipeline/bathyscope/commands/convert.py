@@ -46,10 +46,10 @@ def convert(config: Config, say: Callable[[str], None]) -> None:
     target = Objects(settings.to)
     for name, data in written.items():
         target.put(name, data, fsync=True)
-    latents, k = f"{dictionary.num_latents:,}", dictionary.k
+    latents, k = f"{dictionary.num_latents:,}", dictionary.known_k
     activation = dictionary.parts[0].activation.name
     say(f"read       {source.location}: {found}, {activation} {dictionary.kind}, {latents} latents")
-    say(f"written    {target.location}: {settings.format}, {', '.join(sorted(written))}; k {k}")
+    say(f"written    {target.location}: {settings.format}, {', '.join(sorted(written))}; k {k or 'not known'}")
     say(f"compared   outputs of {_ROWS} random rows differ by {difference:.1e} at most")
 
 

@@ -38,21 +38,43 @@ class Active(NamedTuple):
 
 
 class ActivationFunction(nn.Module):
-    """Base of all. `k` is the number of active latents per row that is wanted."""
+    """Base of all. `k` is the number of active latents per row that is wanted.
+
+    It may be None, not known, where encoding does not need it.
+    """
 
     name: ClassVar[str]
     passes: ClassVar[bool] = True
     """Whether a batch may be gone through in several passes over its rows."""
+    encodes_with_k: ClassVar[bool] = False
+    """Whether k decides which latents are active."""
 
-    def __init__(self, k: int, num_latents: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, k: int | None, num_latents: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        if not 1 <= k <= num_latents:
+        if k is None and self.encodes_with_k:
+            raise ConfigError(f"k is not set, but {self.name} encodes with it: give dictionary.k.")
+        if k is not None and not 1 <= k <= num_latents:
             raise ConfigError(
                 f"dictionary.k is {k} and the dictionary has {num_latents} latents. k must lie "
                 f"between 1 and {num_latents}: choose a smaller k or more latents."
             )
-        self.k = k
+        self.known_k = k
+        """k, or None where a file that this came from did not say it."""
         self.num_latents = num_latents
+
+    @property
+    def k(self) -> int:
+        """The number of active latents per row that is wanted.
+
+        Raises `ConfigError` where it is not known.
+        """
+        if self.known_k is None:
+            raise ConfigError(
+                f"The L0 of this {self.name} dictionary is not known: k is null in its "
+                "config.json, because the file that it was converted from does not say it. Count "
+                "the active latents on rows of yours, and convert it again with convert.k."
+            )
+        return self.known_k
 
     def encode(self, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Encoded:
         """The active latents of rows x [rows, d_in], for use."""
@@ -95,7 +117,7 @@ class ActivationFunction(nn.Module):
 
     def settings(self) -> Json:
         """What config.json says of it."""
-        return {"activation": self.name, "k": self.k}
+        return {"activation": self.name, "k": self.known_k}
 
 
 def level_of(pre: Tensor, share: float) -> float:

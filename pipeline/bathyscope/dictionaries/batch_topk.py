@@ -40,11 +40,12 @@ class BatchTopK(ActivationFunction):
     """The largest pre-activations of a group of rows; above one threshold in use."""
 
     name = "batch_topk"
+    encodes_with_k = True
     passes = False
 
     def __init__(
         self,
-        k: int,
+        k: int | None,
         num_latents: int,
         dtype: torch.dtype = torch.float32,
         *,

@@ -96,8 +96,16 @@ class CrossLayerTranscoder(nn.Module):
 
     @property
     def k(self) -> int:
-        """The number of active latents per row that is wanted, over all layers."""
+        """The number of active latents per row that is wanted, over all layers.
+
+        Raises where it is not known.
+        """
         return sum(part.k for part in self.parts)
+
+    @property
+    def known_k(self) -> int | None:
+        """The same; None where the file that it came from did not say."""
+        return None if any(part.known_k is None for part in self.parts) else self.k
 
     @property
     def writes_what_it_reads(self) -> bool:

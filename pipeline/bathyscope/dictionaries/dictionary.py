@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -96,8 +96,13 @@ class Dictionary(nn.Module):
 
     @property
     def k(self) -> int:
-        """The number of active latents per row that is wanted."""
+        """The number of active latents per row that is wanted. Raises where it is not known."""
         return self.activation.k
+
+    @property
+    def known_k(self) -> int | None:
+        """The same; None where the file that it came from did not say."""
+        return self.activation.known_k
 
     @property
     def writes_what_it_reads(self) -> bool:
@@ -180,7 +185,10 @@ class Dictionary(nn.Module):
         }
 
 
-def filled(dictionary: Dictionary, tensors: Mapping[str, Tensor]) -> Dictionary:
+AnyKind = TypeVar("AnyKind", bound=nn.Module)
+
+
+def filled(dictionary: AnyKind, tensors: Mapping[str, Tensor]) -> AnyKind:
     """The dictionary with these weights, ready to encode.
 
     Raises `ModelError` for tensors of other names or shapes.

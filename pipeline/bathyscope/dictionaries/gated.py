@@ -33,7 +33,7 @@ class Gated(ActivationFunction):
 
     name = "gated"
 
-    def __init__(self, k: int, num_latents: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, k: int | None, num_latents: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(k, num_latents, dtype)
         self.r_mag = nn.Parameter(torch.zeros(num_latents, dtype=dtype))
         self.b_mag = nn.Parameter(torch.zeros(num_latents, dtype=dtype))

@@ -39,7 +39,7 @@ class JumpReLU(ActivationFunction):
 
     def __init__(
         self,
-        k: int,
+        k: int | None,
         num_latents: int,
         dtype: torch.dtype = torch.float32,
         *,

@@ -36,13 +36,14 @@ _OPTIONS = {"batch_topk": ("group_rows",), "jumprelu": ("bandwidth",)}
 def make_activation(
     name: str,
     *,
-    k: int,
+    k: int | None,
     num_latents: int,
     dtype: torch.dtype = torch.float32,
     options: Mapping[str, Any] | None = None,
 ) -> ActivationFunction:
     """The activation function of that name; it takes what it knows of `options`.
 
+    `k` may be None, not known, where the function encodes without it.
     Raises `ConfigError` for an unknown name and for numbers that cannot be.
     """
     if name not in ACTIVATIONS:
@@ -59,7 +60,7 @@ def make_dictionary(
     outputs: Columns,
     *,
     activation: str,
-    k: int,
+    k: int | None,
     num_latents: int,
     dtype: torch.dtype = torch.float32,
     options: Mapping[str, Any] | None = None,
@@ -68,8 +69,9 @@ def make_dictionary(
 ) -> AnyDictionary:
     """A dictionary of that kind with its matrices not yet set.
 
-    `k` and `num_latents` are those of a cross-layer transcoder's layer, else of the whole. Raises
-    `ConfigError` for hook points, sizes or combinations that this kind cannot have.
+    `k` and `num_latents` are those of a cross-layer transcoder's layer, else of the whole; `k` may
+    be None as in `make_activation`. Raises `ConfigError` for hook points, sizes or combinations
+    that this kind cannot have.
     """
     check_columns(kind, inputs, outputs)
 

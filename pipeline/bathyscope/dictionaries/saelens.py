@@ -35,7 +35,6 @@ _ACTIVATIONS = {
     "skip_transcoder": "relu", "jumprelu_transcoder": "jumprelu",
     "jumprelu_skip_transcoder": "jumprelu",
 }  # fmt: skip
-_UNKNOWN_L0 = 32
 
 
 def read(config: Json, tensors: Mapping[str, Tensor]) -> Dictionary:
@@ -113,6 +112,8 @@ def write(dictionary: Dictionary) -> tuple[Json, dict[str, Tensor]]:
     if is_transcoder:
         config["d_out"] = dictionary.d_out
         config["metadata"]["hook_name_out"] = dictionary.outputs[0].hook_point
+    if dictionary.known_k is not None:
+        config["metadata"]["l0"] = dictionary.known_k
     if name == "topk":
         config |= {"k": dictionary.k, "rescale_acts_by_decoder_norm": False}
     tensors: dict[str, Tensor] = {n: t for n, t in dictionary.state_dict().items() if "." not in n}
@@ -157,9 +158,9 @@ def _tensor(tensors: Mapping[str, Tensor], name: str, architecture: str) -> Tens
     return tensors[name]
 
 
-def _k(config: Json, num_latents: int) -> int:
-    """The L0 that was wanted, as far as the file says."""
+def _k(config: Json, num_latents: int) -> int | None:
+    """The L0 that was wanted; None where the file does not say."""
     metadata = config.get("metadata") or {}
     details = metadata.get("training_architecture_details") or {}
-    said = config.get("k") or details.get("k") or metadata.get("l0") or _UNKNOWN_L0
-    return min(max(round(float(said)), 1), num_latents)
+    said = config.get("k") or details.get("k") or metadata.get("l0")
+    return None if not said else min(max(round(float(said)), 1), num_latents)

@@ -16,6 +16,7 @@ class TopK(ActivationFunction):
     """The k largest positive pre-activations of each row."""
 
     name = "topk"
+    encodes_with_k = True
 
     def encode(self, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Encoded:
         """The k largest positive pre-activations of rows x [rows, d_in]."""

@@ -59,7 +59,7 @@ def report_data(config: Config, run: Run) -> ReportData:
         hook_point=config.hook,
         dictionary_kind=_kind(dictionary),
         num_latents=dictionary.num_latents,
-        k=dictionary.k,
+        k=dictionary.known_k,
         corpus=_corpus(config, run),
         created=now(),
         versions={"bathyscope": history[-1]["bathyscope"], **history[-1]["versions"]},
