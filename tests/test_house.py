@@ -180,7 +180,8 @@ def test_configs_stay_on_the_upper_floors() -> None:
 @pytest.mark.parametrize(
     ("libraries", "files"),
     [
-        (("hydra", "omegaconf", "yaml"), r"pipeline/bathyscope/composition\.py"),
+        (("hydra", "omegaconf"), r"pipeline/bathyscope/composition\.py"),
+        (("yaml",), r"pipeline/bathyscope/(composition|dictionaries/circuit_tracer_files)\.py"),
         (("ray",), r"pipeline/bathyscope/jobs/cluster\w*\.py"),
         (("zarr", "obstore"), r"pipeline/bathyscope/stores/\w+\.py"),
         (("rich",), r"pipeline/bathyscope/commands/\w+\.py"),

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
-from bathyscope.config import Config
-from bathyscope.dictionaries.exchange import FILES, format_of, read_folder, write_folder
+from bathyscope.config import Config, ConvertConfig
+from bathyscope.dictionaries.circuit_tracer_files import layers_in
+from bathyscope.dictionaries.exchange import (
+    CIRCUIT_TRACER,
+    format_of,
+    layers_of,
+    name_hook_points,
+    needed,
+    read_folder,
+    same_set,
+    set_k,
+    write_folder,
+)
 from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.errors import ConfigError, MissingArtifact, ModelError
 from bathyscope.stores.objects import Objects, local_path
@@ -18,8 +29,10 @@ _ROWS = 64
 def convert(config: Config, say: Callable[[str], None]) -> None:
     """Read the folder `config.url`, write `convert.to`, and compare what both give.
 
-    Raises `ConfigError` for settings that are missing, `MissingArtifact` for an empty folder, and
-    `ModelError` for what cannot be read or written, or gives something else afterwards.
+    Each layer of a set of transcoders is a dictionary; without `convert.layer` all are converted,
+    each into a folder of its own unless they become a set again. Raises `ConfigError` for settings
+    that are missing, `MissingArtifact` for an empty folder, and `ModelError` for what cannot be
+    read or written, or gives something else afterwards.
     """
     settings = config.convert
     if settings.to is None:
@@ -31,26 +44,88 @@ def convert(config: Config, say: Callable[[str], None]) -> None:
     names = source.files("")
     if not names:
         raise MissingArtifact(f"{source.location} has no files. Give the folder of a dictionary.")
-    there = _files_in(settings.to)
-    if there and not config.force:
-        raise ConfigError(
-            f"{settings.to} has {', '.join(there)} already. Choose another convert.to, or pass "
-            "force=true."
-        )
-    known = {name for pair in FILES.values() for name in pair}
     found = settings.source_format or format_of(names)
-    files = {name: source.get(name) for name in names if name in known}
+    layers = layers_of(names, found, settings.layer)
+    _check_settings(settings, layers)
+    each: list[int | None] = [None] if layers is None else [*layers]
+    for layer in each:
+        wanted = needed(names, found, layer)
+        _one(config, {name: source.get(name) for name in wanted}, found, layer, say)
+    if settings.format == CIRCUIT_TRACER:
+        there = layers_in(_files_in(settings.to)).get("layer", [])
+        missing = sorted({*range(max(there, default=-1) + 1)} - {*there})
+        if missing:
+            say(
+                f"incomplete circuit-tracer loads a set that has every layer from 0 on; still "
+                f"missing {', '.join(map(str, missing))}"
+            )
+
+
+def _check_settings(settings: ConvertConfig, layers: list[int] | None) -> None:
+    if settings.layer is not None and layers is None and settings.format != CIRCUIT_TRACER:
+        raise ConfigError(
+            f"convert.layer is {settings.layer}, but the folder is one dictionary and no set of "
+            "transcoders. Leave it out."
+        )
+    if layers and len(layers) > 1 and (settings.inputs or settings.outputs):
+        raise ConfigError(
+            f"convert.inputs and convert.outputs name the hook points of one dictionary, and this "
+            f"is a set of {len(layers)}. Choose a layer as well: convert.layer={layers[0]}"
+        )
+
+
+def _one(
+    config: Config,
+    files: Mapping[str, bytes],
+    found: str,
+    layer: int | None,
+    say: Callable[[str], None],
+) -> None:
+    """Convert one dictionary; that of a layer, if it belongs to a set."""
+    settings = config.convert
     dictionary = read_folder(files, format=found)
-    written = write_folder(dictionary, settings.format)
+    name_hook_points(dictionary, settings.inputs, settings.outputs)
+    if settings.k is not None:
+        set_k(dictionary, settings.k)
+    as_layer = settings.layer if layer is None else layer
+    written = write_folder(dictionary, settings.format, layer=as_layer)
     difference = _difference(dictionary, read_folder(written, format=settings.format))
-    target = Objects(settings.to)
+    in_folder = layer is not None and settings.layer is None and settings.format != CIRCUIT_TRACER
+    to = f"{settings.to}/layer_{layer}" if in_folder else str(settings.to)
+    _check_target(to, written, settings.format, force=config.force)
+    target = Objects(to)
     for name, data in written.items():
         target.put(name, data, fsync=True)
-    latents, k = f"{dictionary.num_latents:,}", dictionary.known_k
     activation = dictionary.parts[0].activation.name
-    say(f"read       {source.location}: {found}, {activation} {dictionary.kind}, {latents} latents")
-    say(f"written    {target.location}: {settings.format}, {', '.join(sorted(written))}; k {k or 'not known'}")
+    of_layer = "" if layer is None else f", layer {layer}"
+    say(
+        f"read       {config.url}: {found}{of_layer}, {activation} {dictionary.kind}, "
+        f"{dictionary.num_latents:,} latents"
+    )
+    k = dictionary.known_k
+    said = f"k {k}" if k else "k not known: the file does not say it, and convert.k is not set"
+    say(f"written    {to}: {settings.format}, {', '.join(sorted(written))}; {said}")
     say(f"compared   outputs of {_ROWS} random rows differ by {difference:.1e} at most")
+
+
+def _check_target(to: str, written: Mapping[str, bytes], format: str, *, force: bool) -> None:
+    """Raise `ConfigError` where files lie that would be replaced, or another set."""
+    there = _files_in(to)
+    if not there or force:
+        return
+    replaced = [name for name in written if name in there]
+    is_set = "layer" in layers_in(list(written))
+    if is_set and "layer" in layers_in(there):
+        # Another layer of the same set; its configuration stays as it is.
+        same_set(Objects(to).get("config.yaml"), written)
+        replaced = [name for name in replaced if name != "config.yaml"]
+    elif not replaced:
+        replaced = there
+    if replaced:
+        raise ConfigError(
+            f"{to} has {', '.join(replaced)} already. Choose another convert.to, or pass "
+            "force=true."
+        )
 
 
 def _files_in(url: str) -> list[str]:
