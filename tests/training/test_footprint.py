@@ -136,14 +136,14 @@ def test_what_does_not_fit_is_refused_with_figures_and_advice() -> None:
         "Adam 4.00 GB", "train.batch_rows", "train.latent_parallel",
     ):  # fmt: skip
         assert word in said
-    assert "fewer of them" not in said
+    assert "sweep.together" not in said
     assert re.search(r"a checkpoint.*Adam.*weights.*gradients.*a step 500 MB", said)
 
 
 def test_several_that_do_not_fit_could_be_fewer() -> None:
     needed = Footprint(10**9, 0, 2 * 10**9, 0, 0)
     check_memory([needed] * 3, 9 * 10**9)
-    with pytest.raises(ConfigError, match=r"3 dictionaries together needs 9.00 GB.*train fewer"):
+    with pytest.raises(ConfigError, match=r"3 dictionaries together needs 9.00 GB.*smaller sweep"):
         check_memory([needed] * 3, 9 * 10**9 - 1)
 
 

@@ -11,6 +11,7 @@ from bathyscope.commands.plan import lines
 from bathyscope.commands.progress import Screen
 from bathyscope.commands.run import Record, Step, carry_out, stages_of
 from bathyscope.commands.sweep_table import store_table, table_of, told
+from bathyscope.commands.training_plan import training_footprint, training_lines
 from bathyscope.config import Config
 from bathyscope.runs.run import Run
 from bathyscope.stages import sweep as stage
@@ -74,12 +75,19 @@ def _plan(groups: Sequence[Swept], screen: Screen) -> None:
         # Latents are not encoded in a sweep.
         needed = replace(needed, dictionary=sum(sizes), latents=0)
         for line in lines(first, model, needed):
-            if not line.startswith("dictionary "):
+            if not line.startswith(("dictionary ", "training ", "SHORT ")):
                 screen.line(line)
         names = [config.dictionary.name for config in group.dictionaries]
+        widths = dict(zip(first.hooks.points, model.shape.widths, strict=True))
+        largest = sorted(
+            (training_footprint(config, widths) for config in group.dictionaries),
+            key=lambda found: -found.total,
+        )[: group.sweep.together]
         shown = ", ".join(names[:6]) + (f" … {names[-1]}" if len(names) > 6 else "")
         together = group.sweep.together
         screen.line(f"sweep      {len(names)} dictionaries, {together} at once at most: {shown}")
+        for line in training_lines(first, *largest):
+            screen.line(line)
         check_disk(first, needed)
 
 

@@ -15,7 +15,13 @@ from bathyscope.stages.inputs import is_of_images
 from bathyscope.stages.memory import free_host_bytes, planned, processes_here
 from bathyscope.stores.batches import held_bytes
 from bathyscope.stores.order import choose_streams
-from bathyscope.training.footprint import Footprint, check_memory, described, size
+from bathyscope.training.footprint import (
+    Footprint,
+    check_memory,
+    described,
+    size,
+    together,
+)
 from bathyscope.training.grid import grid_of
 
 _STORED_BYTES = 2
@@ -35,17 +41,17 @@ def training_footprint(config: Config, widths: Mapping[str, int]) -> Footprint:
     return planned(config, dictionary, grid, reader_bytes=held)
 
 
-def training_lines(config: Config, found: Footprint) -> list[str]:
-    """It for a person, and what to do where there is no room for it."""
-    count = config.train.processes
+def training_lines(config: Config, *trainings: Footprint) -> list[str]:
+    """Those of one pass for a person, and what to do where there is no room for them."""
+    count, found = config.train.processes, together(trainings)
     where = "" if count == 1 else f" on each of {count} processes"
     told = [f"training   {size(found.total)} of memory{where}: {described(found)}"]
-    problem = training_refusal(config, found)
+    problem = training_refusal(config, *trainings)
     return told if problem is None else [*told, f"SHORT      {problem}"]
 
 
-def training_refusal(config: Config, found: Footprint) -> str | None:
-    """Why it does not fit the stated hardware, or this machine; None where it does.
+def training_refusal(config: Config, *trainings: Footprint) -> str | None:
+    """Why those of one pass do not fit the stated hardware, or this machine; None where they do.
 
     Nothing is said of the machines of a cluster that nothing is known of.
     """
@@ -55,10 +61,10 @@ def training_refusal(config: Config, found: Footprint) -> str | None:
     host = free_host_bytes() // processes_here(config, config.train.processes)
     try:
         if gpus is not None:
-            host = host if is_here else found.total
-            check_memory([found], int(gpus.num_bytes - gpus.reserved_bytes), host_available=host)
+            host = host if is_here else together(trainings).total
+            check_memory(trainings, int(gpus.num_bytes - gpus.reserved_bytes), host_available=host)
         elif is_here:
-            check_memory([found], host)
+            check_memory(trainings, host)
     except ConfigError as error:
         return str(error)
     return None

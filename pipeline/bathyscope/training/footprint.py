@@ -160,7 +160,7 @@ def _check(count: int, needed: Footprint, available: int, where: str) -> None:
     if needed.total <= available:
         return
     what = "The training needs" if count == 1 else f"Training {count} dictionaries together needs"
-    fewer = "" if count == 1 else "train fewer of them at once, "
+    fewer = "" if count == 1 else "set a smaller sweep.together, "
     raise ConfigError(
         f"{what} {size(needed.total)} of {where} on each process ({described(needed)}), and "
         f"{size(available)} are free. To make it fit: {fewer}choose a smaller train.batch_rows, "
