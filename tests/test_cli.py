@@ -281,7 +281,16 @@ def test_a_command_runs_its_stages_with_what_was_given(
 
 
 def test_every_command_is_a_stage_or_known() -> None:
-    assert set(COMMANDS) == {"run", "plan", "verify", "redo", "convert", "sweep", *runs.STAGES}
+    assert set(COMMANDS) == {
+        "run",
+        "plan",
+        "verify",
+        "redo",
+        "convert",
+        "stream",
+        "sweep",
+        *runs.STAGES,
+    }
 
 
 def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:

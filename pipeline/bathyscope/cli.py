@@ -79,6 +79,13 @@ def _dispatch(argv: list[str]) -> int:
             f"sweep.grid has {', '.join(config.sweep.grid)}, but `bathyscope {command}` makes one "
             "dictionary. Use `bathyscope sweep`, or sweep=none."
         )
+    if command == "stream":
+        from bathyscope.commands.stream import stream
+
+        folders = [option for option in options if option.startswith("--config-dir=")]
+        record = to_record(resolved)
+        stream(config, words=[*overrides, *folders], resolved=record, overrides=overrides)
+        return 0
     return _call(command, config, to_record(resolved), overrides)
 
 

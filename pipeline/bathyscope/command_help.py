@@ -15,6 +15,7 @@ COMMANDS = {
     "corpus": "text becomes token sequences, deduplicated and split",
     "harvest": "the model runs over the corpus; activations are stored",
     "train": "a dictionary is trained on the activations",
+    "stream": "harvest and training at the same time, with a bounded disk",
     "sweep": "many dictionaries over a grid of settings, several to a pass, and a table of them",
     "encode": "every row becomes its active latents",
     "evaluate": "reconstruction and spliced-model figures, with controls",

@@ -164,6 +164,12 @@ class StoreConfig:
     memory_bytes: int = option(
         2 * 2**30, "training rows that take no more than this are kept in memory; 0 keeps none"
     )
+    limit_bytes: int = option(
+        0, "activations that are there at once, for `bathyscope stream`; 0 keeps all"
+    )
+    stream_units: int = option(
+        0, "units whose rows are shuffled together in a stream; 0 takes half of limit_bytes"
+    )
     codec: str = option(
         "none", "activations on disk: none, zstd_bitshuffle (loses nothing), int8 or fp8 (half)"
     )

@@ -45,6 +45,7 @@ def validate(config: Config, *, planned: bool = False) -> None:
     _pipeline(config, planned=planned)
     _images(config)
     _processes(config)
+    _stream(config)
     if not 0 < config.data.held_out_share < 1:
         raise ConfigError(
             f"data.held_out_share is {config.data.held_out_share}. A share between 0 and 1 is "
@@ -167,6 +168,8 @@ def _not_negative(config: Config) -> None:
         "train.order_seed",
         "store.items_per_unit",
         "store.memory_bytes",
+        "store.limit_bytes",
+        "store.stream_units",
         "cluster.threads",
         "cluster.gpus_per_worker",
         "cluster.stages",
@@ -240,6 +243,15 @@ def _processes(config: Config) -> None:
         raise ConfigError(
             f"train.batch_rows is {config.train.batch_rows}, which {processes // latents} "
             "processes cannot split evenly. Choose a multiple."
+        )
+
+
+def _stream(config: Config) -> None:
+    if config.store.limit_bytes and config.train.epochs != 1:
+        raise ConfigError(
+            f"store.limit_bytes is {config.store.limit_bytes} and train.epochs is "
+            f"{config.train.epochs}. What a stream has passed is deleted: wanted train.epochs=1, "
+            "and more data.train_tokens instead."
         )
 
 

@@ -16,7 +16,7 @@ from bathyscope.errors import MissingArtifact
 from bathyscope.runs.corpus import Corpus
 from bathyscope.stores.batches import ShuffledBatches
 from bathyscope.stores.chunks import Chunks, Part
-from bathyscope.stores.manifests import Manifest
+from bathyscope.stores.manifests import Manifest, Segment
 from bathyscope.stores.mixture import MixedBatches, split_batch
 from bathyscope.stores.moments import total
 from bathyscope.stores.objects import Objects
@@ -51,13 +51,31 @@ class Rows:
     corpus' masks when reading, never when writing.
     """
 
-    def __init__(self, objects: Objects, manifest: Manifest, name: str, corpus: Corpus) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        manifest: Manifest,
+        name: str,
+        corpus: Corpus,
+        units: range | None = None,
+    ) -> None:
         self.objects = objects
         self.identity: Json = manifest.identity
         self.facts: Json = manifest.facts
         self.name = name
         self.corpus = corpus
+        self._manifest = manifest
         self._segments = manifest.segments
+        self._units = units
+
+    def only(self, units: range) -> Rows:
+        """The rows of some units of the first segment, as they lie there at this moment."""
+        return Rows(self.objects, self._manifest, self.name, self.corpus, units)
+
+    @property
+    def segment(self) -> Segment:
+        """The first segment."""
+        return self._segments[0]
 
     @cached_property
     def readers(self) -> list[SegmentReader]:
@@ -131,6 +149,12 @@ class Rows:
     def moments(self, split: str, keep: RowFilter) -> Moments:
         """Sums over the rows of a split that pass the filter, from receipts alone."""
         parts = []
+        if self._units is not None:
+            for unit in self._units:
+                found = self.readers[0].receipts[unit].moments[self.name]
+                patterns = np.array(sorted(found), dtype=np.uint8)
+                parts += [found[int(p)] for p in patterns[keep(patterns)]]
+            return total(parts, what=f"{self.name}, units {self._units}")
         for reader in self.readers:
             for group in reader.receipts.totals(reader.segment.plan):
                 classes = moments_of(group, split, self.name)
@@ -144,7 +168,7 @@ class Rows:
         remembered = lru_cache(_UNITS_REMEMBERED)(lambda unit: keep(self.masks(unit)))
         names = (self.name, *(rows.name for rows in beside))
         return [
-            Part(reader, names, split=split, keep=remembered, patterns=keep)
+            Part(reader, names, split=split, keep=remembered, patterns=keep, units=self._units)
             for reader in self.readers
         ]
 

@@ -79,6 +79,11 @@ class Run:
         return _Lazy(self._activations, self._hook_points())
 
     @cached_property
+    def growing(self) -> Mapping[str, Rows]:
+        """Activations by hook point, as far as they are harvested."""
+        return _Lazy(self._growing, self._hook_points(state=None))
+
+    @cached_property
     def dictionaries(self) -> Mapping[str, AnyDictionary]:
         """Trained dictionaries by name."""
         return _Lazy(self._dictionary, self._complete(DICTIONARIES))
@@ -119,8 +124,14 @@ class Run:
         manifest = self.manifest(ACTIVATIONS)
         return Rows(self.objects.at(ACTIVATIONS), manifest, hook_point, self.corpus)
 
-    def _hook_points(self) -> list[str]:
-        found = latest(self.objects.at(ACTIVATIONS), state=COMPLETE)
+    def _growing(self, hook_point: str) -> Rows:
+        objects = self.objects.at(ACTIVATIONS)
+        manifest = latest(objects)
+        assert manifest is not None, "there are hook points"
+        return Rows(objects, manifest, hook_point, self.corpus)
+
+    def _hook_points(self, state: str | None = COMPLETE) -> list[str]:
+        found = latest(self.objects.at(ACTIVATIONS), state=state)
         arrays = found.segments[0].arrays if found else ()
         return [array.name for array in arrays if array.scales_of is None]
 

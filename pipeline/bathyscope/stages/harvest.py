@@ -39,6 +39,7 @@ from bathyscope.stages.model import (
     load_share,
 )
 from bathyscope.stages.model_check import check_model, check_tokenizer
+from bathyscope.stages.room import Endless, Room, check_room, room_of
 from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.stages.turns import Turns
 from bathyscope.stores.chunks import MASK_CLASSES
@@ -90,6 +91,8 @@ class Context:
     writers: ThreadPoolExecutor
     channels_last: frozenset[str] = frozenset()
     """Hook points that give maps with channels last."""
+    room: Room = field(default_factory=Endless)
+    """Where the store holds a part at a time."""
     launcher: ThreadPoolExecutor = field(default_factory=launching_thread)
     """The one thread that runs the model, for all units: a new one would begin with cold caches."""
     turns: Turns = field(default_factory=Turns)
@@ -120,9 +123,11 @@ def units(config: Config) -> Work:
     plan = UnitPlan(tuple((r.split, r.start, r.stop) for r in corpus.ranges), per_unit)
     facts = {"model": model.name, "dtype": model.dtype_name, "dtype_reason": model.dtype_reason}
     per_item = corpus.sequence_length
-    return Work(
+    work = Work(
         NAME, ACTIVATIONS, identity, plan, per_item, layout.arrays, layout.rows_per_unit, facts
     )
+    check_room(config, work.segment)
+    return work
 
 
 def open(config: Config, work: Work, part: tuple[int, int] | None = None) -> Context:
@@ -157,11 +162,13 @@ def open(config: Config, work: Work, part: tuple[int, int] | None = None) -> Con
         ring=Ring(ring_bytes(config, arrays), pinned=device.type == "cuda"),
         writers=writer_threads(config.hooks.writers),
         channels_last=frozenset(config.hooks.channels_last),
+        room=room_of(config, Objects(config.url).at(ACTIVATIONS), work.segment),
     )
 
 
 def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     """Forward every batch of the unit while its shards are written."""
+    context.room.wait(unit, guard)
     masks = _masks(unit, context)
     filling = Filling(
         context.objects,
@@ -185,6 +192,7 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     except BaseException:
         filling.abandon()
         raise
+    context.room.written(unit, filled.shards)
     return Outcome(
         valid=unit.num_items * context.segment.rows_per_item,
         shards=filled.shards,

@@ -15,8 +15,13 @@ from bathyscope.errors import ConfigError
 from bathyscope.runs.activations import Rows
 from bathyscope.runs.run import Run
 from bathyscope.stages.masks import kept
+from bathyscope.stages.streamed import StreamedBatches, windows_of
 from bathyscope.stores.batches import ShuffledBatches
+from bathyscope.stores.streaming import most_unit_bytes
 from bathyscope.values import TRAIN
+
+AnyBatches = ShuffledBatches | StreamedBatches
+"""What a training reads: a store that keeps everything, or one that holds a part at a time."""
 
 
 @dataclass
@@ -25,6 +30,8 @@ class HookColumns:
 
     inputs: list[Rows]
     outputs: list[Rows]
+    sample: range | None = None
+    """The units that moments are taken of; all where it is None."""
 
     @property
     def all(self) -> list[Rows]:
@@ -50,7 +57,8 @@ class HookColumns:
         """
         scales, means = [], []
         for rows in self.all:
-            moments = rows.moments(TRAIN, kept)
+            sampled = rows if self.sample is None else rows.only(self.sample)
+            moments = sampled.moments(TRAIN, kept)
             scale = moments.mean_squared_deviation**0.5
             scales.append(np.full(rows.width, scale))
             means.append(moments.mean / scale)
@@ -64,10 +72,14 @@ def hook_columns(config: Config, run: Run) -> HookColumns:
 
     Raises `ConfigError` for hook points that its kind cannot have, or whose rows do not match.
     """
+    activations = run.growing if config.store.limit_bytes else run.activations
     found = HookColumns(
-        [run.activations[name] for name in config.inputs],
-        [run.activations[name] for name in config.outputs],
+        [activations[name] for name in config.inputs],
+        [activations[name] for name in config.outputs],
     )
+    if config.store.limit_bytes:
+        segment = found.inputs[0].segment
+        found.sample = windows_of(config, segment, most_unit_bytes(segment))[0]
     check_columns(config.dictionary.kind, *_blocks(found))
     per_item = {rows.name: rows.per_item for rows in found.all}
     if len(set(per_item.values())) > 1:
@@ -104,9 +116,12 @@ def dictionary_of(config: Config, inputs: Columns, outputs: Columns) -> AnyDicti
 
 def batches_of(
     config: Config, columns: HookColumns, *, rank: int = 0, world: int = 1
-) -> ShuffledBatches:
+) -> AnyBatches:
     """The training rows of all hook points, side by side; the share of one rank of `world`."""
     first, *others = columns.all
+    if config.store.limit_bytes:
+        name = config.dictionary.name
+        return StreamedBatches(config, columns.all, consumer=name, rank=rank, world=world)
     return first.batches(
         TRAIN,
         kept,

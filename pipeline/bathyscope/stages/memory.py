@@ -11,8 +11,7 @@ import torch
 
 from bathyscope.config import Config
 from bathyscope.dictionaries.kinds import AnyDictionary
-from bathyscope.stages.hook_columns import HookColumns, new_dictionary
-from bathyscope.stores.batches import ShuffledBatches
+from bathyscope.stages.hook_columns import AnyBatches, HookColumns, new_dictionary
 from bathyscope.training.footprint import Footprint, check_memory, footprint
 from bathyscope.training.grid import Grid
 
@@ -21,7 +20,7 @@ _AHEAD = 2
 
 
 def check_trainings(
-    configs: Sequence[Config], columns: HookColumns, batches: ShuffledBatches, grid: Grid
+    configs: Sequence[Config], columns: HookColumns, batches: AnyBatches, grid: Grid
 ) -> None:
     """Raise `ConfigError` where trainings on one stream of batches do not fit this process.
 

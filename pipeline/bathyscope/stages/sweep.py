@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bathyscope.config import Config
+from bathyscope.errors import ConfigError
 from bathyscope.runs.identity import digest
 from bathyscope.runs.run import Run
 from bathyscope.runs.work import Begun as Begun
@@ -87,6 +88,11 @@ def units(config: Config) -> Work:
 def members(config: Config) -> list[Member]:
     """Every dictionary of the sweep, those that are there already too."""
     assert isinstance(config, Swept), "the sweep command makes this configuration"
+    if config.store.limit_bytes:
+        raise ConfigError(
+            f"store.limit_bytes is {config.store.limit_bytes}: dictionaries of a sweep start at "
+            "steps of their own, so their rows must stay. Set it to 0."
+        )
     run, known = Run(config.url), dict[tuple[object, ...], HookColumns]()
     found = []
     for given in config.dictionaries:

@@ -19,6 +19,7 @@ from bathyscope.stages.dictionary_files import clean, put_aside, put_in_place
 from bathyscope.stages.hook_columns import HookColumns, hook_columns, new_dictionary
 from bathyscope.stages.place import Place, place_of
 from bathyscope.stages.stage import Guard, Outcome
+from bathyscope.stages.streamed import give_back
 from bathyscope.stages.trained import joined
 from bathyscope.stages.trainings import train_one
 from bathyscope.stages.turns import Turns
@@ -65,6 +66,11 @@ def work_of(config: Config, columns: HookColumns) -> Work:
         "streams": config.store.streams,
         "window_chunks": config.store.window_chunks,
     }
+    if config.store.limit_bytes:
+        # Rows are shuffled within windows, so their size decides which batches there are.
+        sample = columns.sample
+        assert sample is not None, "a stream has windows"
+        identity["stream_units"] = len(sample)
     return Work(
         NAME,
         f"{DICTIONARIES}/{config.dictionary.name}",
@@ -122,4 +128,6 @@ def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Jso
     put_in_place(begun.objects, segment, facts)
     publish(begun, facts)
     clean(begun.objects, segment)
+    if config.store.limit_bytes:
+        give_back(hook_columns(config, Run(config.url)).inputs[0], config.dictionary.name)
     return facts

@@ -9,9 +9,8 @@ from torch import Tensor
 from bathyscope.config import Config
 from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.errors import NonFiniteError
-from bathyscope.stages.hook_columns import HookColumns, batches_of, new_dictionary
+from bathyscope.stages.hook_columns import AnyBatches, HookColumns, batches_of, new_dictionary
 from bathyscope.stages.place import Place
-from bathyscope.stores.batches import ShuffledBatches
 from bathyscope.training.calibration import calibrate
 from bathyscope.training.loop import Point, Scaled
 from bathyscope.training.shard import join_shards, split_tensors
@@ -24,7 +23,7 @@ class Trained(NamedTuple):
     """In the scale of the training; with the latents of this process."""
     curve: list[Point]
     scaled: Scaled
-    batches: ShuffledBatches
+    batches: AnyBatches
     error: NonFiniteError | None = None
     """Why it ended early."""
 
@@ -52,10 +51,7 @@ def finished(trained: Trained, order_seed: int) -> AnyDictionary:
     """The dictionary of a training by one process as it is used: calibrated, its scales folded."""
     dictionary, scaled, batches = trained.dictionary, trained.scaled, trained.batches
     device = dictionary.parts[0].W_enc.device
-    blocks = (
-        scaled(batches.batch(order_seed, 0, step).to(device))[0]
-        for step in range(batches.num_steps(order_seed, 0))
-    )
+    blocks = (scaled(rows.to(device))[0] for rows in batches.seen(order_seed))
     calibrate(dictionary, blocks)
     dictionary.fold_scales(scaled.inputs.to(device), scaled.outputs.to(device))
     return dictionary

@@ -18,12 +18,12 @@ from bathyscope.config import Config
 from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.models.precision import default_device_kind
 from bathyscope.stages.checkpoints import Checkpoints
-from bathyscope.stages.hook_columns import HookColumns, batches_of, new_dictionary
+from bathyscope.stages.hook_columns import AnyBatches, HookColumns, batches_of, new_dictionary
 from bathyscope.stages.memory import check_trainings
 from bathyscope.stages.place import Place
 from bathyscope.stages.stage import Guard
+from bathyscope.stages.streamed import StreamedBatches
 from bathyscope.stages.trained import Trained
-from bathyscope.stores.batches import ShuffledBatches
 from bathyscope.stores.objects import Objects
 from bathyscope.training.grid import Grid, check_batch
 from bathyscope.training.initial import initialise
@@ -87,6 +87,12 @@ def train_together(
     batches = batches_of(first, columns, rank=grid.data_place(rank), world=grid.data)
     check_trainings([each.config for each in wanted], columns, batches, grid)
     shares = _Shares(guard)
+    if isinstance(batches, StreamedBatches):
+        assert len(wanted) == 1, "rows are given back when one training has passed them"
+        batches.waits = shares.waits
+        batches.join()
+        # Its moments are the scales of the training.
+        batches.wait(0)
     with ExitStack() as stack:
         trainings = [
             _Training(each, columns, batches, place=place, stack=stack, device=device)
@@ -132,7 +138,7 @@ class _Training:
         self,
         wanted: Wanted,
         columns: HookColumns,
-        batches: ShuffledBatches,
+        batches: AnyBatches,
         *,
         place: Place,
         stack: ExitStack,
@@ -162,17 +168,18 @@ class _Training:
             initialise(self.dictionary, x=x, y=y, mean=mean, seed=seed, mesh=place.mesh)
         self.dictionary.to(device)
         settings = _step_settings(config, batches)
+        self._stream = batches if isinstance(batches, StreamedBatches) else None
         self._step = Step(self.dictionary, settings, lr=self._settings.lr, mesh=place.mesh)
         if self._found is not None:
             self._step.load(self._found.state)
 
     def trainee(self, report: Callable[[int, int, Point], None], guard: Guard) -> Trainee:
         """It as the loop takes it."""
-        settings, found = self._settings, self._found
+        settings, found, stream = self._settings, self._found, self._stream
         return Trainee(
             self._step,
             Plan(
-                epochs=settings.epochs,
+                epochs=len(stream.windows) if stream else settings.epochs,
                 lr=settings.lr,
                 warmup_share=settings.warmup_share,
                 decay_share=settings.decay_share,
@@ -184,12 +191,17 @@ class _Training:
             report=report,
             save=partial(self._save, guard),
             save_every=settings.checkpoint_steps,
+            save_after=stream.ends(settings.order_seed) if stream else frozenset(),
         )
 
     def _save(self, guard: Guard, done: int, curve: list[Point]) -> None:
         guard.check()
         facts = {"curve": [_to_json(point) for point in curve]}
         self._checkpoints.write(done, self._step.state(), facts)
+        if self._stream is not None:
+            # What lies before the checkpoint is deleted, so it must be stored.
+            self._checkpoints.wait()
+            self._stream.passed(self._settings.order_seed, done)
 
 
 class _Shares:
@@ -199,6 +211,11 @@ class _Shares:
         self._guard = guard
         self._points: dict[int, Point] = {}
         self._done = 0
+        self._share = 0.0
+
+    def waits(self, text: str) -> None:
+        """Rows are waited for. Raises what the guard raises."""
+        self._guard.progress(self._share, text)
 
     def report(self, number: int, done: int, total: int, point: Point) -> None:
         """Hear of a step of training `number`, and pass on once a step how far all are."""
@@ -208,7 +225,8 @@ class _Shares:
         self._done = done
         if done % _CHECK_EVERY == 0:
             self._guard.check()
-        self._guard.progress(done / total, self._told())
+        self._share = done / total
+        self._guard.progress(self._share, self._told())
 
     def _told(self) -> str:
         figures = [point.figures for point in self._points.values()]
@@ -220,7 +238,7 @@ class _Shares:
         return f"{len(fvus)} dictionaries  {told}  dead {dead:.1f} %"
 
 
-def _step_settings(config: Config, batches: ShuffledBatches) -> StepSettings:
+def _step_settings(config: Config, batches: AnyBatches) -> StepSettings:
     settings = config.train
     return StepSettings(
         auxk_weight=settings.auxk_weight,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -88,6 +89,10 @@ class ShuffledBatches:
         self._windows = used
         return self._gather(shares, list(used.values()))
 
+    def seen(self, seed: int) -> Iterator[Tensor]:
+        """The batches of the first epoch."""
+        return (self.batch(seed, 0, step) for step in range(self.num_steps(seed, 0)))
+
     def origins(self, seed: int, epoch: int, step: int) -> npt.NDArray[np.int64]:
         """Where the rows of that batch come from: part, item and position [rows, 3].
 
@@ -152,6 +157,22 @@ def held_bytes(
     """
     rows = min(num_rows, streams * window_chunks * chunk_rows)
     return rows * (row_bytes + 8) + (num_rows * row_bytes if in_memory else 0)
+
+
+def num_steps(
+    sizes: npt.NDArray[np.uint32],
+    *,
+    seed: int,
+    epoch: int,
+    batch_rows: int,
+    streams: int,
+    window_chunks: int,
+) -> int:
+    """The steps of an epoch of `ShuffledBatches` over chunks of these sizes; 0 for too few rows."""
+    if int(sizes.sum(dtype=np.int64)) < batch_rows:
+        return 0
+    count = _num_streams(sizes, wanted=streams, batch_rows=batch_rows)
+    return EpochOrder(sizes, seed, epoch, batch_rows, count, window_chunks).num_steps
 
 
 def _num_streams(sizes: npt.NDArray[np.uint32], *, wanted: int, batch_rows: int) -> int:

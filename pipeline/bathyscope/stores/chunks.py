@@ -60,7 +60,7 @@ class Part:
     """The chunks of one split of one segment. `names` are arrays that are read side by side.
 
     `patterns` is the filter as a function of mask bits, where there is one: rows are then counted
-    from receipts, and masks are read only with the chunks.
+    from receipts, and masks are read only with the chunks. `units` leaves out all others.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Part:
         split: str,
         keep: RowFilter | None = None,
         patterns: PatternFilter | None = None,
+        units: range | None = None,
     ) -> None:
         self.reader = reader
         self.names = tuple(names)
@@ -81,6 +82,8 @@ class Part:
         members = reader.segment.plan.indices(split)
         done = np.asarray(reader.units.indices)
         self.units = done[(done >= members.start) & (done < members.stop)]
+        if units is not None:
+            self.units = self.units[(self.units >= units.start) & (self.units < units.stop)]
         valid = reader.receipts.counts.valid[np.isin(reader.receipts.units, self.units)]
         valid = reader.segment.valid_rows(self.names[0], valid)
         self._valid = valid

@@ -63,10 +63,7 @@ class Streaming:
     @property
     def unit_bytes(self) -> int:
         """The most that a unit can take: uncompressed, with 64 bytes more for every chunk."""
-        return sum(
-            (spec.shard_bytes + 64 * spec.chunks_per_shard) * self._segment.unit_shards(spec.name)
-            for spec in self._segment.arrays
-        )
+        return most_unit_bytes(self._segment)
 
     def reserve(self, units: Iterable[int]) -> list[int]:
         """Units of these that may be written now: in order, as far as there is room.
@@ -210,6 +207,14 @@ class Streaming:
             return to(copy.deepcopy(value) if value else _empty())
 
         self._pointer.change(apply)
+
+
+def most_unit_bytes(segment: Segment) -> int:
+    """The most that a unit of a segment can take."""
+    return sum(
+        (spec.shard_bytes + 64 * spec.chunks_per_shard) * segment.unit_shards(spec.name)
+        for spec in segment.arrays
+    )
 
 
 def _empty() -> Json:

@@ -134,6 +134,8 @@ class Trainee:
     """Keeps the state of the step after so many steps, and the curve so far."""
     save_every: int = 0
     """Steps between two calls of `save`; none after the last step."""
+    save_after: frozenset[int] = frozenset()
+    """Steps after which it is called besides."""
     error: NonFiniteError | None = None
     """Why the training ended early."""
     _divergence: Divergence = field(default_factory=Divergence)
@@ -161,7 +163,7 @@ class Trainee:
         if (done - 1) % self.plan.log_every == 0 or done == total:
             self.curve.append(point)
         self.report(done, total, point)
-        is_due = self.save_every > 0 and done % self.save_every == 0
+        is_due = (self.save_every > 0 and done % self.save_every == 0) or done in self.save_after
         if self.save is not None and is_due and done < total:
             self.save(done, self.curve)
             self._saved = done
