@@ -220,7 +220,7 @@ def test_every_number_is_checked() -> None:
         "cluster.audit",
         "data.held_out_share",
         "data.sequence_length",
-        "verify.share",
+            "verify.share",
     }
     # Ray checks it against the memory of the machine.
     foreign = {"cluster.object_store_bytes"}
@@ -238,7 +238,11 @@ def test_every_number_is_checked() -> None:
         ("model.kind", "smollm2_135m, folder, hub, module"),
         ("model.dtype", "auto, bfloat16, float16, float32"),
         ("model.attention", "sdpa, eager"),
-        ("data.kind", "documentation, hf, jsonl, parquet, chat, tokens_bin, images, tar, arrays"),
+        (
+            "data.kind",
+            "documentation, hf, linux_doc, nlp_corpus, jsonl, parquet, chat, tokens_bin, images, "
+            "tar, arrays",
+        ),
         ("dictionary.kind", ", ".join(KINDS)),
         ("dictionary.activation", ", ".join(ACTIVATIONS)),
         ("train.decoder_norm", "unit, free"),
@@ -259,6 +263,12 @@ def test_choices_that_are_text(name: str, wanted: str) -> None:
         ({"data__kind": "jsonl"}, r"data\.paths is not set"),
         ({"data__kind": "hf"}, r"data\.dataset is not set"),
         ({"cluster__kind": "address"}, r"cluster\.address is not set"),
+        ({"data__also": ["wiki"]}, r"data\.also is 'wiki'\. One of linux_doc, nlp_corpus"),
+        ({"data__also": ["linux_doc", "linux_doc"]}, r"Name each corpus once"),
+        (
+            {"data__kind": "tokens_bin", "data__paths": ["a"], "data__also": ["linux_doc"]},
+            r"data\.kind is tokens_bin, which has none",
+        ),
         ({"hooks__points": []}, r"hooks\.points is not set"),
         ({"url": ""}, r"url is not set"),
         (

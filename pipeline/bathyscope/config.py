@@ -59,12 +59,17 @@ class DataConfig:
 
     kind: str = option(
         "documentation",
-        "documentation, jsonl, parquet, hf, chat, tokens_bin; of pictures images, tar, arrays",
+        "where text or pictures come from: a choice of the group data",
     )
     packages: list[str] = option(
         ["stdlib", "topics", "numpy", "torch"], "installed packages to read docstrings from"
     )
     min_chars: int = option(200, "shortest docstring taken, in characters")
+    also: list[str] = option([], "corpora that are added: linux_doc, nlp_corpus")
+    linux_doc: str | None = option(
+        None, "folder of Debian's linux-doc; null looks in /usr/share/doc"
+    )
+    nlp_corpus: str | None = option(None, "the .tgz of npm's nlp-corpus, or a folder with it")
     paths: list[str] = option([], "files or globs, of some kinds folders too")
     text_key: str = option("text", "key or column that holds the text (jsonl, parquet, hf)")
     messages_key: str = option("messages", "key that holds the messages (kind chat)")

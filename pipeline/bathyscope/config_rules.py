@@ -9,7 +9,8 @@ from bathyscope.config import Config
 from bathyscope.errors import ConfigError
 
 _FILE_KINDS = ("jsonl", "parquet", "chat", "tokens_bin")
-_TEXT_KINDS = ("documentation", "hf", *_FILE_KINDS)
+_ADDED_KINDS = ("linux_doc", "nlp_corpus")
+_TEXT_KINDS = ("documentation", "hf", *_ADDED_KINDS, *_FILE_KINDS)
 _IMAGE_KINDS = ("images", "tar", "arrays")
 _DICTIONARIES = (
     "autoencoder",
@@ -46,6 +47,7 @@ def validate(config: Config, *, planned: bool = False) -> None:
     _images(config)
     _processes(config)
     _stream(config)
+    _added_text(config)
     if not 0 < config.data.held_out_share < 1:
         raise ConfigError(
             f"data.held_out_share is {config.data.held_out_share}. A share between 0 and 1 is "
@@ -322,4 +324,20 @@ def _images(config: Config) -> None:
         raise ConfigError(
             "cluster.replica is pipeline, which passes on hidden states of token sequences, and "
             f"data.kind is {config.data.kind}. Take cluster.replica=accelerate."
+        )
+
+
+def _added_text(config: Config) -> None:
+    data = config.data
+    for kind in data.also:
+        _one_of("data.also", kind, _ADDED_KINDS)
+    kinds = [data.kind, *data.also]
+    if len(set(kinds)) < len(kinds):
+        raise ConfigError(
+            f"data.kind is {data.kind} and data.also is {list(data.also)}. Name each corpus once."
+        )
+    if data.also and data.kind in ("tokens_bin", *_IMAGE_KINDS):
+        raise ConfigError(
+            f"data.also adds text, and data.kind is {data.kind}, which has none. Leave data.also "
+            "empty, or choose a kind of text."
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bathyscope.corpora.documents import Document
-from bathyscope.corpora.sources import open_source
+from bathyscope.corpora.sources import open_source, open_sources
 from bathyscope.errors import ConfigError, DependencyError
 
 
@@ -59,7 +59,8 @@ def test_unknown_names_are_refused_with_those_that_come_near(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match=r"source 'json'. Did you mean jsonl\?"):
         open_source("json", {}, tmp_path)
     with pytest.raises(
-        ConfigError, match=r"There are: chat, documentation, hf, jsonl, parquet, tokens_bin\."
+        ConfigError,
+        match=r"chat, documentation, hf, jsonl, linux_doc, nlp_corpus, parquet, tokens_bin\.",
     ):
         open_source("video", {}, tmp_path)
     with pytest.raises(ConfigError, match=r"no option 'path'. Did you mean paths\?"):
@@ -69,3 +70,18 @@ def test_unknown_names_are_refused_with_those_that_come_near(tmp_path: Path) -> 
 def test_a_missing_option_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'hf' needs name, split"):
         open_source("hf", {}, tmp_path)
+
+
+def test_several_sources_come_one_after_the_other_with_the_records_of_all(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "first"}\n')
+    guide = tmp_path / "linux-doc-6.1" / "Documentation" / "guide.rst"
+    guide.parent.mkdir(parents=True)
+    guide.write_text("second")
+    one = ("jsonl", {"paths": [str(tmp_path / "a.jsonl")]})
+    two = ("linux_doc", {"folder": str(tmp_path)})
+    documents, record = open_sources([one, two], tmp_path)
+    assert [document.text for document in documents] == ["first", "second"]
+    assert record["kind"] == "several"
+    assert record["sources"] == [open_source(*each, tmp_path)[1] for each in (one, two)]
+    # A corpus of one source keeps the record, and with it the identity, that it had.
+    assert open_sources([one], tmp_path)[1] == open_source(*one, tmp_path)[1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from bathyscope.corpora.documents import Document
 from bathyscope.corpora.file_list import CorpusFile
 from bathyscope.corpora.hf import hf_dataset, resolved_revision
 from bathyscope.corpora.jsonl import jsonl, jsonl_files
+from bathyscope.corpora.linux_doc import linux_doc
+from bathyscope.corpora.nlp_corpus import nlp_corpus
 from bathyscope.corpora.parquet import parquet, parquet_files
 from bathyscope.corpora.tokens_bin import token_files, tokens_bin
 from bathyscope.errors import ConfigError, CorpusError
@@ -41,6 +44,8 @@ def open_source(
     | kind | options (with their defaults) |
     | --- | --- |
     | documentation | packages, min_chars=200 |
+    | linux_doc | folder=None |
+    | nlp_corpus | path=None |
     | jsonl | paths, text_key="text", id_key=None |
     | parquet | paths, text_key="text", id_key=None |
     | tokens_bin | paths, token_dtype="uint16", separator_id, vocabulary |
@@ -65,6 +70,22 @@ def open_source(
     return source.open({**source.defaults, **options}, Path(cache_folder), tokenizer)
 
 
+def open_sources(
+    sources: Sequence[tuple[str, Options]],
+    cache_folder: str | os.PathLike[str],
+    tokenizer: Any = None,
+) -> tuple[Iterable[Document], Record]:
+    """Return the documents of several sources, one after the other, and the record of all.
+
+    One source has the record that `open_source` gives. Raises what `open_source` raises.
+    """
+    opened = [open_source(kind, options, cache_folder, tokenizer) for kind, options in sources]
+    if len(opened) == 1:
+        return opened[0]
+    documents = itertools.chain.from_iterable(found for found, _ in opened)
+    return documents, {"kind": "several", "sources": [record for _, record in opened]}
+
+
 def _open_documentation(
     options: Options, cache_folder: Path, _: Any
 ) -> tuple[Iterable[Document], Record]:
@@ -75,6 +96,14 @@ def _open_documentation(
         "versions": documentation_versions(packages),
         "min_chars": min_chars,
     }
+
+
+def _open_linux_doc(options: Options, _: Path, __: Any) -> tuple[Iterable[Document], Record]:
+    return linux_doc(options["folder"])
+
+
+def _open_nlp_corpus(options: Options, _: Path, __: Any) -> tuple[Iterable[Document], Record]:
+    return nlp_corpus(options["path"])
 
 
 def _open_jsonl(options: Options, _: Path, __: Any) -> tuple[Iterable[Document], Record]:
@@ -136,6 +165,8 @@ def _open_hf(options: Options, cache_folder: Path, _: Any) -> tuple[Iterable[Doc
 
 _SOURCES = {
     "documentation": _Source(_open_documentation, frozenset({"packages"}), {"min_chars": 200}),
+    "linux_doc": _Source(_open_linux_doc, frozenset(), {"folder": None}),
+    "nlp_corpus": _Source(_open_nlp_corpus, frozenset(), {"path": None}),
     "jsonl": _Source(_open_jsonl, frozenset({"paths"}), {"text_key": "text", "id_key": None}),
     "parquet": _Source(_open_parquet, frozenset({"paths"}), {"text_key": "text", "id_key": None}),
     "tokens_bin": _Source(

@@ -191,7 +191,12 @@ def with_absolute_paths(config: Config) -> Config:
         path=absolute(config.model.path),
         offload_folder=absolute(config.model.offload_folder),
     )
-    data = dataclasses.replace(config.data, paths=[str(absolute(p)) for p in config.data.paths])
+    data = dataclasses.replace(
+        config.data,
+        paths=[str(absolute(p)) for p in config.data.paths],
+        linux_doc=absolute(config.data.linux_doc),
+        nlp_corpus=absolute(config.data.nlp_corpus),
+    )
     url = absolute(config.url) or config.url
     return dataclasses.replace(
         config, url=url, cache=absolute(config.cache), model=model, data=data

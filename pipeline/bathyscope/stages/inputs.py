@@ -36,9 +36,17 @@ def model_folder(config: Config) -> Path:
     return local_folder(model.kind, given, cache_folder(config))
 
 
+def text_sources(config: Config) -> list[tuple[str, dict[str, Any]]]:
+    """The text source and those that are added to it: kinds with their options."""
+    added = [(kind, _added_options(config, kind)) for kind in config.data.also]
+    return [(config.data.kind, source_options(config)), *added]
+
+
 def source_options(config: Config) -> dict[str, Any]:
     """The options of the text source."""
     data = config.data
+    if data.kind in ("linux_doc", "nlp_corpus"):
+        return _added_options(config, data.kind)
     if data.kind == "documentation":
         return {"packages": list(data.packages), "min_chars": data.min_chars}
     paths = list(data.paths)
@@ -55,3 +63,8 @@ def source_options(config: Config) -> dict[str, Any]:
         "text_key": data.text_key,
         "revision": data.dataset_revision,
     }
+
+
+def _added_options(config: Config, kind: str) -> dict[str, Any]:
+    data = config.data
+    return {"folder": data.linux_doc} if kind == "linux_doc" else {"path": data.nlp_corpus}

@@ -18,7 +18,7 @@ from bathyscope.config import Config, DataConfig
 from bathyscope.corpora.deduplicate import Deduplicator
 from bathyscope.corpora.documents import Document
 from bathyscope.corpora.order import shuffled
-from bathyscope.corpora.sources import open_source
+from bathyscope.corpora.sources import open_sources
 from bathyscope.corpora.split import Split, split_of
 from bathyscope.errors import CorpusError
 from bathyscope.models.tokenizers import (
@@ -30,7 +30,7 @@ from bathyscope.models.tokenizers import (
 from bathyscope.runs.run import CORPUS
 from bathyscope.runs.tables import to_parquet
 from bathyscope.runs.work import Work
-from bathyscope.stages.inputs import cache_folder, model_folder, source_options
+from bathyscope.stages.inputs import cache_folder, model_folder, text_sources
 from bathyscope.stages.items import ItemWriter, closed
 from bathyscope.stages.sequences import Packing, TokenDocument, sequence_columns, write_sequences
 from bathyscope.stages.stage import Guard, Outcome
@@ -144,7 +144,8 @@ def _tokenised(context: TextContext, taken: Taken, guard: Guard) -> Iterator[Tok
     """The documents that are kept, until both splits have their tokens."""
     data = context.config.data
     wanted = {TRAIN: data.train_tokens, HELD_OUT: data.held_out_tokens}
-    for batch in _batches(_kept(context, taken, wanted)):
+    documents, _ = _source(context.config, context.tokenizer)
+    for batch in _batches(kept_documents(data, documents, taken, wanted)):
         tokens = tokenised(context.tokenizer, [document for _, document in batch])
         for (split, document), (ids, bits) in zip(batch, tokens, strict=True):
             if not _full(taken, wanted, split):
@@ -157,17 +158,17 @@ def _tokenised(context: TextContext, taken: Taken, guard: Guard) -> Iterator[Tok
 
 def _source(config: Config, tokenizer: Any) -> tuple[Iterable[Document], Json]:
     """The documents, and the record that identifies them."""
-    options = source_options(config)
+    sources = text_sources(config)
     if config.data.kind == "tokens_bin":
-        options |= {"separator_id": separator_id(tokenizer), "vocabulary": len(tokenizer)}
-    return open_source(config.data.kind, options, cache_folder(config), tokenizer)
+        # It stands alone: nothing can be added to ids.
+        sources[0][1].update(separator_id=separator_id(tokenizer), vocabulary=len(tokenizer))
+    return open_sources(sources, cache_folder(config), tokenizer)
 
 
-def _kept(
-    context: TextContext, taken: Taken, wanted: Mapping[str, int]
+def kept_documents(
+    data: DataConfig, documents: Iterable[Document], taken: Taken, wanted: Mapping[str, int]
 ) -> Iterator[tuple[str, Document]]:
-    data = context.config.data
-    documents, _ = _source(context.config, context.tokenizer)
+    """Split and document, in order, of those that repeat nothing and whose split has room."""
     deduplicator = Deduplicator()
     for document in shuffled(documents, data.seed) if data.shuffle else documents:
         taken.seen += 1
@@ -243,5 +244,6 @@ def facts_for_plan(config: Config) -> str:
     data = config.data
     named = {"documentation": ", ".join(data.packages), "hf": str(data.dataset)}
     what = named.get(data.kind, ", ".join(data.paths))
+    kinds = " and ".join([f"{data.kind} ({what})" if what else data.kind, *data.also])
     count = f"{data.train_tokens:,}" if data.train_tokens else "all"
-    return f"{data.kind} ({what}), {count} training tokens"
+    return f"{kinds}, {count} training tokens"
