@@ -91,7 +91,7 @@ def test_values_of_a_file_arrive(group: str, choice: str) -> None:
     values.pop("defaults", None)
     override = f"{group}={choice}"
     config, _ = compose([override, *given(override)])
-    whole = group == "experiment"
+    whole = group in ("experiment", "ladder")
     for name, value in values.items():
         if whole and isinstance(value, dict):
             for inner, wanted in value.items():
@@ -153,6 +153,9 @@ ABOVE_ZERO = [
     "train.latent_parallel", "train.timeout_s",
     "store.unit_tokens", "store.min_units", "store.chunk_bytes", "store.shard_bytes",
     "store.streams", "store.window_chunks", "store.lease_s", "cluster.workers",
+    "ladder.tokens", "ladder.most_epochs", "ladder.batch_items", "ladder.lr",
+    "ladder.evaluations", "ladder.watched_tokens", "ladder.checkpoints", "ladder.state_steps",
+    "ladder.tokenizer_chars",
     "cluster.min_workers", "cluster.straggler_factor", "cluster.straggler_least_s",
     "cluster.start_s", "hardware.nodes", "sweep.together",
     "evaluate.control_components", "evaluate.batch_items", "evaluate.resamples",
@@ -165,6 +168,8 @@ NOT_NEGATIVE = [
     "hooks.ring_bytes", "dictionary.num_latents", "train.warmup_share", "train.decay_share",
     "train.auxk_weight", "train.l0_weight", "train.l1_weight", "train.clip_norm",
     "train.checkpoint_steps", "train.seed", "train.order_seed",
+    "ladder.lr_power", "ladder.warmup_share", "ladder.decay_share", "ladder.weight_decay",
+    "ladder.clip_norm", "ladder.patience",
     "store.items_per_unit", "store.memory_bytes", "store.limit_bytes",
     "store.stream_units", "cluster.threads",
     "cluster.gpus_per_worker", "cluster.stages", "cluster.drain_s", "hardware.gpu_reserved_bytes",
@@ -220,7 +225,8 @@ def test_every_number_is_checked() -> None:
         "cluster.audit",
         "data.held_out_share",
         "data.sequence_length",
-            "verify.share",
+        "ladder.vocabulary",
+        "verify.share",
     }
     # Ray checks it against the memory of the machine.
     foreign = {"cluster.object_store_bytes"}
@@ -246,6 +252,7 @@ def test_every_number_is_checked() -> None:
         ("dictionary.kind", ", ".join(KINDS)),
         ("dictionary.activation", ", ".join(ACTIVATIONS)),
         ("train.decoder_norm", "unit, free"),
+        ("ladder.dtype", "float32, bfloat16"),
         ("cluster.kind", "inline, local, address"),
     ],
 )
@@ -269,6 +276,10 @@ def test_choices_that_are_text(name: str, wanted: str) -> None:
             {"data__kind": "tokens_bin", "data__paths": ["a"], "data__also": ["linux_doc"]},
             r"data\.kind is tokens_bin, which has none",
         ),
+        ({"ladder__families": ["mamba"]}, r"460 tokens/s on a core"),
+        ({"ladder__families": ["bert"]}, r"ladder\.families is 'bert'\. One of gpt2, llama"),
+        ({"ladder__vocabulary": 256}, r"More than 256 is wanted"),
+        ({"ladder__warmup_share": 0.8}, r"ladder\.warmup_share and ladder\.decay_share add up"),
         ({"hooks__points": []}, r"hooks\.points is not set"),
         ({"url": ""}, r"url is not set"),
         (

@@ -124,6 +124,11 @@ def _call(command: str, config: Config, record: dict[str, Any], overrides: list[
 
         convert(config, _say)
         return 0
+    if command == "ladder":
+        from bathyscope.commands.ladder import ladder
+
+        ladder(config, _say, resolved=record, overrides=overrides)
+        return 0
     stages = runs.STAGES if command == "run" else (command,)
     runs.run(
         config,

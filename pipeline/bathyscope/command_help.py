@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "reconstruction and spliced-model figures, with controls",
     "describe": "densities, examples and promoted tokens of every latent",
     "report": "a static page that opens from disk",
+    "ladder": "small decoders of growing size are trained alike, as a family to study",
     "verify": "compares a run with its receipts, byte by byte; changes nothing",
     "redo": "takes receipts back, so that their units are done again",
     "convert": "a dictionary of one project's format becomes one of another's",
@@ -41,6 +42,7 @@ GROUPS = (
     "store",
     "cluster",
     "hardware",
+    "ladder",
     "experiment",
 )
 

@@ -259,6 +259,38 @@ class DescribeConfig:
 
 
 @dataclass
+class LadderConfig:
+    """A ladder: small decoders of several families and sizes, all trained alike."""
+
+    families: list[str] = option([], "gpt2, llama")
+    rungs: list[dict[str, int]] = option(
+        [], "sizes, each with parameters (embeddings included), width, layers and heads"
+    )
+    seeds: list[int] = option([0, 1], "initial weights; the order of the data is always the same")
+    vocabulary: int = option(1024, "tokens of the byte-level BPE that is trained for the ladder")
+    tokens: int = option(4_000_000, "training tokens that every model sees")
+    most_epochs: int = option(1, "passes over the training text that this may take")
+    batch_items: int = option(8, "sequences of a step")
+    dtype: str = option("float32", "float32, or bfloat16 for the products; weights are float32")
+    lr: float = option(4e-3, "peak learning rate of AdamW for a width of 64")
+    lr_power: float = option(0.5, "other widths have lr * (64 / width)^lr_power")
+    warmup_share: float = option(0.02, "share of the steps with a growing learning rate")
+    decay_share: float = option(0.3, "share of the steps, at the end, with a falling rate")
+    weight_decay: float = option(0.1, "of matrices; gains and biases have none")
+    clip_norm: float = option(1.0, "gradients are scaled down to this norm; 0 never does")
+    evaluations: int = option(
+        12, "measurements of the held-out loss at equal ratios, and as many at equal distances"
+    )
+    watched_tokens: int = option(32_768, "held-out tokens of these; the last one takes all")
+    patience: int = option(
+        5, "measurements without a better held-out loss after which a model is done; 0: never"
+    )
+    checkpoints: int = option(8, "checkpoints at equal ratios of steps, beside the first weights")
+    state_steps: int = option(200, "steps between two states from which a stopped training goes on")
+    tokenizer_chars: int = option(20_000_000, "characters of training text that the BPE is made of")
+
+
+@dataclass
 class VerifyConfig:
     """How thoroughly `bathyscope verify` checks a run."""
 
@@ -325,6 +357,7 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     describe: DescribeConfig = field(default_factory=DescribeConfig)
+    ladder: LadderConfig = field(default_factory=LadderConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)
     redo: RedoConfig = field(default_factory=RedoConfig)
     convert: ConvertConfig = field(default_factory=ConvertConfig)

@@ -137,7 +137,9 @@ def size(num_bytes: float) -> str:
 
 
 def millions(count: float) -> str:
-    """A number of parameters as a person says it: 134.5 M, 405.85 B."""
+    """A number of parameters as a person says it: 79.4 k, 134.5 M, 405.85 B."""
+    if count < 1e6:
+        return f"{count / 1e3:,.1f} k"
     return f"{count / 1e9:,.2f} B" if count >= 1e9 else f"{count / 1e6:,.1f} M"
 
 

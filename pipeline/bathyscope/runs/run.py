@@ -32,6 +32,7 @@ LATENTS = "latents.zarr"
 EVALUATIONS = "evaluations"
 FEATURES = "features"
 REPORT = "report"
+LADDER = "ladder"
 
 T = TypeVar("T")
 

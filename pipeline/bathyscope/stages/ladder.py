@@ -1,0 +1,286 @@
+"""ladder, third part: every model is trained on the same sequences in the same order.
+
+One unit per model. A model that was interrupted goes on from its last state, and ends as if it had
+not been: to the bit on a CPU with as many threads. In the folder `ladder` of the run:
+
+    <family>-<size>-seed<n>/step-000123/   a checkpoint, a Hugging Face folder with its tokenizer
+    <family>-<size>-seed<n>/final/         the weights with the best held-out loss
+    <family>-<size>-seed<n>/curve.parquet  losses along the training; results.json has its figures
+    curves.parquet, results.json, index.html   of all models
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import pyarrow as pa
+import torch
+import xxhash
+from torch import Tensor
+
+from bathyscope.config import Config
+from bathyscope.errors import CorpusError
+from bathyscope.models.bpe import token_bytes
+from bathyscope.models.precision import default_device_kind
+from bathyscope.models.rungs import model_files, new_decoder, rung_config
+from bathyscope.models.tokenizers import load_tokenizer
+from bathyscope.runs.corpus import Corpus
+from bathyscope.runs.identity import digest
+from bathyscope.runs.run import LADDER, Run
+from bathyscope.runs.tables import to_parquet
+from bathyscope.runs.work import Begun, Work
+from bathyscope.runs.work import finish as publish
+from bathyscope.stages.ladder_batches import LadderBatches
+from bathyscope.stages.ladder_models import LadderModel, models_of, num_steps, plan_of
+from bathyscope.stages.ladder_results import WEIGHTS, put_results, remove_others
+from bathyscope.stages.ladder_states import LadderStates
+from bathyscope.stages.ladder_tokenizer import stored_files, with_tokenizer
+from bathyscope.stages.stage import Guard, Outcome
+from bathyscope.stores.objects import Objects
+from bathyscope.training.language import LanguageState, LanguageTraining, losses
+from bathyscope.values import HELD_OUT, TRAIN, Json, Receipt, Unit, UnitPlan
+
+NAME = "ladder"
+SEMANTICS = 1
+_NOT_IDENTITY = (
+    "state_steps",
+    "most_epochs",
+    # Named by the models and the corpus.
+    "families",
+    "seeds",
+    "rungs",
+    "tokenizer_chars",
+    "vocabulary",
+)
+
+
+@dataclass
+class Context:
+    """The corpus, and where the models go."""
+
+    config: Config
+    corpus: Corpus
+    objects: Objects
+    states: LadderStates
+    models: list[LadderModel]
+    tokenizer: Mapping[str, bytes]
+    """Its files, which lie beside the weights in every folder."""
+    bytes_of: Tensor
+    """Bytes of text of each token [vocabulary]."""
+    device: str = field(default_factory=default_device_kind)
+
+
+def units(config: Config) -> Work:
+    """One unit per model, identified by corpus, models and training.
+
+    Raises `CorpusError` for a corpus that is too small for the tokens that are asked for.
+    """
+    models, corpus = models_of(config), Run(config.url).corpus
+    settings = config.ladder
+    per_epoch = LadderBatches(corpus, settings.batch_items).steps_per_epoch
+    _check_tokens(config, per_epoch)
+    identity: Json = {
+        "stage": NAME,
+        "semantics": SEMANTICS,
+        "corpus": digest(corpus.identity),
+        "models": {m.name: [m.parameters, *vars(m.rung).values()] for m in models},
+        "training": {k: v for k, v in vars(settings).items() if k not in _NOT_IDENTITY},
+    }
+    tokens = num_steps(config) * settings.batch_items * corpus.sequence_length
+    return Work(
+        NAME,
+        LADDER,
+        identity,
+        UnitPlan((("all", 0, len(models)),), 1),
+        rows_per_item=tokens,
+        facts={"models": [model.name for model in models]},
+        unit_name="models",
+    )
+
+
+def open(config: Config, work: Work) -> Context:
+    """The corpus and the tokenizer."""
+    objects = Objects(config.url).at(work.artifact)
+    path = with_tokenizer(config).model.path
+    assert path is not None
+    return Context(
+        config=config,
+        corpus=Run(config.url).corpus,
+        objects=objects,
+        states=LadderStates(objects, work.segment.name),
+        models=models_of(config),
+        tokenizer=stored_files(config),
+        bytes_of=torch.tensor(token_bytes(load_tokenizer(path))),
+    )
+
+
+def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
+    """Train one model, from its last state if it has one."""
+    model = context.models[unit.index]
+    state = context.states.read(unit.index)
+    folder = context.objects.at(model.name)
+    training = _training(context, model, state)
+    if state is None:
+        folder.delete_folder("")
+        _checkpoint(context, model, training, step=0)
+    _train(training, context, unit, guard)
+    network = training.model
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(training.best()[name])
+    guard.progress(1.0, f"{model.name}  last evaluation")
+    figures = {**_described(context, model, training.state), **_measured(context, network)}
+    guard.check()
+    figures["weights_digest"] = _put_folder(context, folder.at("final"), network)
+    points = [asdict(point) for point in training.state.curve]
+    folder.put("curve.parquet", to_parquet(pa.Table.from_pylist(points)), fsync=True)
+    # Receipts are compared, and hold no times.
+    timed = {**figures, "seconds": round(training.state.seconds, 1)}
+    folder.put("results.json", json.dumps(timed, indent=1).encode(), fsync=True)
+    return Outcome(valid=1, figures=figures)
+
+
+def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
+    """Write the table, the curves and their page; remove what an earlier ladder left."""
+    facts = put_results(begun.objects, begun.work.facts["models"])
+    publish(begun, facts)
+    remove_others(begun.objects, begun.work.facts["models"])
+    begun.objects.delete_folder("states")
+    begun.objects.sweep("states")
+    return facts
+
+
+def _train(training: LanguageTraining, context: Context, unit: Unit, guard: Guard) -> None:
+    """Every step that is left, with checkpoints and states on the way."""
+    model = context.models[unit.index]
+    plan, every = plan_of(context.config, model), context.config.ladder.state_steps
+    while not training.finished:
+        training.advance(time.monotonic)
+        state = training.state
+        if state.step in plan.saved:
+            guard.check()
+            _checkpoint(context, model, training, step=state.step)
+        if state.step % every == 0 or state.step in plan.saved or training.finished:
+            guard.check()
+            context.states.write(unit.index, training.snapshot())
+        guard.progress(state.step / plan.num_steps, _told(model, state))
+
+
+def _training(
+    context: Context, model: LadderModel, state: LanguageState | None
+) -> LanguageTraining:
+    config, corpus = context.config, context.corpus
+    there = corpus.split_range(HELD_OUT)
+    watched = max(config.ladder.watched_tokens // corpus.sequence_length, 1)
+    settings = rung_config(
+        model.family,
+        model.rung,
+        vocabulary=config.ladder.vocabulary,
+        context=corpus.sequence_length,
+    )
+    return LanguageTraining(
+        new_decoder(settings, model.seed).to(context.device),
+        plan_of(config, model),
+        batches=LadderBatches(corpus, config.ladder.batch_items, context.device),
+        held_out=corpus.tokens(there.start, min(there.start + watched, there.stop)).to(
+            context.device
+        ),
+        start=state,
+    )
+
+
+def _described(context: Context, model: LadderModel, state: LanguageState) -> Json:
+    ladder = context.config.ladder
+    tokens = state.step * ladder.batch_items * context.corpus.sequence_length
+    best = state.best_step * ladder.batch_items * context.corpus.sequence_length
+    return {
+        "name": model.name,
+        "family": model.family,
+        "parameters": model.parameters,
+        "embedding_parameters": model.embedding_parameters,
+        "width": model.rung.width,
+        "layers": model.rung.layers,
+        "heads": model.rung.heads,
+        "seed": model.seed,
+        "steps": state.step,
+        "tokens": tokens,
+        "tokens_per_parameter": tokens / model.parameters,
+        "best_tokens": best,
+        "stopped_early": state.stopped,
+    }
+
+
+def _measured(context: Context, network: torch.nn.Module) -> Json:
+    """Losses of the best weights on all held-out sequences, and on as many of training."""
+    corpus = context.corpus
+    held_out, train = corpus.split_range(HELD_OUT), corpus.split_range(TRAIN)
+    nats, targets, num_bytes = _sums(context, network, held_out.start, held_out.stop)
+    stop = min(train.start + held_out.stop - held_out.start, train.stop)
+    train_nats, train_targets, _ = _sums(context, network, train.start, stop)
+    loss, train_loss = nats / targets, train_nats / train_targets
+    return {
+        "train_loss": train_loss,
+        "held_out_loss": loss,
+        "gap": loss - train_loss,
+        "bits_per_byte": nats / torch.log(torch.tensor(2.0)).item() / num_bytes,
+        "held_out_targets": targets,
+    }
+
+
+def _sums(
+    context: Context, network: torch.nn.Module, start: int, stop: int
+) -> tuple[float, int, int]:
+    """Nats, targets, and bytes of text of the targets, of a range of items."""
+    bfloat16 = context.config.ladder.dtype == "bfloat16"
+    nats, targets, num_bytes = 0.0, 0, 0
+    for first in range(start, stop, 256):
+        tokens = context.corpus.tokens(first, min(first + 256, stop))
+        found = losses(network, tokens.to(context.device), bfloat16=bfloat16)
+        nats += float(found.double().sum())
+        targets += found.numel()
+        num_bytes += int(context.bytes_of[tokens[:, 1:]].sum())
+    return nats, targets, num_bytes
+
+
+def _checkpoint(
+    context: Context, model: LadderModel, training: LanguageTraining, *, step: int
+) -> None:
+    _put_folder(context, context.objects.at(f"{model.name}/step-{step:06d}"), training.model)
+
+
+def _put_folder(context: Context, folder: Objects, network: torch.nn.Module) -> str:
+    """Write a Hugging Face folder and return the digest of its weights.
+
+    These come last, so that a folder with weights is whole.
+    """
+    files = {**context.tokenizer, **model_files(network)}
+    for name in sorted(files, key=lambda each: each == WEIGHTS):
+        folder.put(name, files[name], fsync=True)
+    return str(xxhash.xxh3_128_hexdigest(files[WEIGHTS]))
+
+
+def _told(model: LadderModel, state: LanguageState) -> str:
+    held_out = f"{state.curve[-1].held_out_loss:.3f}" if state.curve else "…"
+    return f"{model.name}  step {state.step}  held-out loss {held_out}"
+
+
+def _check_tokens(config: Config, steps_per_epoch: int) -> None:
+    settings = config.ladder
+    steps, most = num_steps(config), settings.most_epochs * steps_per_epoch
+    per_step = settings.batch_items * config.data.sequence_length
+    if steps < 1:
+        raise CorpusError(
+            f"ladder.tokens is {settings.tokens:,}, less than one step of {per_step:,}. Give more "
+            "tokens, or a smaller ladder.batch_items."
+        )
+    if steps > most:
+        raise CorpusError(
+            f"ladder.tokens is {settings.tokens:,}, and the corpus has "
+            f"{steps_per_epoch * per_step:,} training tokens in whole steps, of which "
+            f"ladder.most_epochs={settings.most_epochs} makes {most * per_step:,}. Add text "
+            "(data.packages, data.also=[linux_doc,nlp_corpus]; data.train_tokens bounds it), raise "
+            "ladder.most_epochs, or ask for fewer ladder.tokens."
+        )
