@@ -39,6 +39,7 @@ GROUPS = (
     "dictionary",
     "train",
     "sweep",
+    "logging",
     "store",
     "cluster",
     "hardware",

@@ -156,6 +156,17 @@ class TrainConfig:
 
 
 @dataclass
+class LoggingConfig:
+    """Where the scalars of a training go while it runs; `curve.parquet` has them in any case."""
+
+    kind: str = option("tensorboard", "tensorboard, wandb (Weights & Biases) or none")
+    flush_s: float = option(10.0, "seconds after which events are on the disk (tensorboard)")
+    project: str = option("bathyscope", "project of the runs (wandb)")
+    entity: str | None = option(None, "user or team (wandb); null takes the default of the account")
+    mode: str = option("online", "online, or offline: files that `wandb sync` sends later (wandb)")
+
+
+@dataclass
 class StoreConfig:
     """How stores are laid out and read."""
 
@@ -351,6 +362,7 @@ class Config:
     hooks: HooksConfig = field(default_factory=HooksConfig)
     dictionary: DictionaryConfig = field(default_factory=DictionaryConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)

@@ -36,6 +36,8 @@ def validate(config: Config, *, planned: bool = False) -> None:
     _one_of("dictionary.kind", config.dictionary.kind, _DICTIONARIES)
     _one_of("dictionary.activation", config.dictionary.activation, _ACTIVATIONS)
     _one_of("train.decoder_norm", config.train.decoder_norm, ("unit", "free"))
+    _one_of("logging.kind", config.logging.kind, ("tensorboard", "wandb", "none"))
+    _one_of("logging.mode", config.logging.mode, ("online", "offline"))
     _one_of("store.codec", config.store.codec, ("none", "zstd_bitshuffle", "int8", "fp8"))
     _one_of("ladder.dtype", config.ladder.dtype, ("float32", "bfloat16"))
     _one_of("cluster.kind", config.cluster.kind, ("inline", "local", "address"))
@@ -123,6 +125,7 @@ def _positive(config: Config) -> None:
         "train.latent_parallel",
         "train.timeout_s",
         "sweep.together",
+        "logging.flush_s",
         "store.unit_tokens",
         "store.min_units",
         "store.chunk_bytes",

@@ -14,7 +14,7 @@ from bathyscope.errors import ConfigError
 _OF_THE_DICTIONARY = ("dictionary", "train")
 """Groups that may differ between dictionaries of one harvest."""
 _FIXED = (
-    "url", "cache", "force", "cluster", "hardware", "sweep", "verify", "redo", "convert",
+    "url", "cache", "force", "cluster", "hardware", "logging", "sweep", "verify", "redo", "convert",
     "evaluate", "describe", "experiment", "dictionary.name", "train.processes",
     "train.latent_parallel", "train.timeout_s", "train.log_every", "train.checkpoint_steps",
 )  # fmt: skip

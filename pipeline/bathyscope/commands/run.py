@@ -19,6 +19,8 @@ from bathyscope.runs import record as records
 from bathyscope.runs.run import EVALUATIONS, REPORT, Run
 from bathyscope.runs.work import Begun
 from bathyscope.stages.inputs import is_of_images
+from bathyscope.stages.log_writers import check_installed
+from bathyscope.stages.logs import curves_command
 from bathyscope.stages.model import describe_model
 from bathyscope.stores.objects import Objects
 from bathyscope.values import Json
@@ -49,6 +51,8 @@ def run(
     for line in lines(config, model, needed):
         screen.line(line)
     check_disk(config, needed)
+    if "train" in stages:
+        check_installed(config.logging)
     record = Record(config.url, resolved or {}, overrides, command)
     steps = (Step(name, name, config) for name in stages)
     return carry_out(config, steps, record=record, screen=screen)
@@ -165,7 +169,9 @@ def summary(config: Config) -> str:
         f"dead {100 * e['dead_share']:.1f} % of {e['dead_share_rows']:,} tokens"
     )
     page = f"{config.url.rstrip('/')}/{REPORT}/index.html"
-    return f"report: {page}\n{_next(config)}\n{figures}"
+    curves = curves_command(config)
+    told = [f"report: {page}", *([] if curves is None else [f"curves: {curves}"])]
+    return "\n".join([*told, _next(config), figures])
 
 
 def _next(config: Config) -> str:

@@ -20,6 +20,7 @@ from bathyscope.errors import ConfigError, JobError
 from bathyscope.runs.identity import same
 from bathyscope.runs.run import ACTIVATIONS
 from bathyscope.stages import harvest
+from bathyscope.stages.log_writers import check_installed
 from bathyscope.stages.model import describe_model
 from bathyscope.stores.manifests import latest
 from bathyscope.stores.objects import Objects
@@ -49,6 +50,7 @@ def stream(
             "store.limit_bytes is 0, which keeps all rows. Give the bytes that may be there at "
             "once, as in store.limit_bytes=200000000000 train.epochs=1, or use `bathyscope run`."
         )
+    check_installed(config.logging)
     screen = screen or Screen()
     model = describe_model(config)
     needed = estimate(config, model)

@@ -15,6 +15,7 @@ from bathyscope.commands.training_plan import training_footprint, training_lines
 from bathyscope.config import Config
 from bathyscope.runs.run import Run
 from bathyscope.stages import sweep as stage
+from bathyscope.stages.log_writers import check_installed
 from bathyscope.stages.model import describe_model
 from bathyscope.stages.sweep import Swept
 from bathyscope.stores.objects import Objects
@@ -38,6 +39,7 @@ def sweep(
     lies in `sweeps/<name>` of the run.
     """
     screen = screen or Screen()
+    check_installed(base.logging)
     groups = _groups(points)
     _plan(groups, screen)
     record = Record(base.url, resolved or {}, overrides, "sweep")

@@ -19,6 +19,7 @@ from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.models.precision import default_device_kind
 from bathyscope.stages.checkpoints import Checkpoints
 from bathyscope.stages.hook_columns import AnyBatches, HookColumns, batches_of, new_dictionary
+from bathyscope.stages.logs import open_log
 from bathyscope.stages.memory import check_trainings
 from bathyscope.stages.place import Place
 from bathyscope.stages.stage import Guard
@@ -172,10 +173,20 @@ class _Training:
         self._step = Step(self.dictionary, settings, lr=self._settings.lr, mesh=place.mesh)
         if self._found is not None:
             self._step.load(self._found.state)
+        start = self._found.step if self._found else 0
+        log = open_log(config, segment=wanted.segment, rank=rank, start=start)
+        self._log = stack.enter_context(log)
 
     def trainee(self, report: Callable[[int, int, Point], None], guard: Guard) -> Trainee:
         """It as the loop takes it."""
         settings, found, stream = self._settings, self._found, self._stream
+        curve = [_from_json(point) for point in found.facts["curve"]] if found else []
+
+        def told(done: int, total: int, point: Point) -> None:
+            if curve and curve[-1] is point:
+                self._log.write(point)
+            report(done, total, point)
+
         return Trainee(
             self._step,
             Plan(
@@ -187,8 +198,8 @@ class _Training:
                 log_every=settings.log_every,
             ),
             start=found.step if found else 0,
-            curve=[_from_json(point) for point in found.facts["curve"]] if found else [],
-            report=report,
+            curve=curve,
+            report=told,
             save=partial(self._save, guard),
             save_every=settings.checkpoint_steps,
             save_after=stream.ends(settings.order_seed) if stream else frozenset(),
@@ -198,6 +209,7 @@ class _Training:
         guard.check()
         facts = {"curve": [_to_json(point) for point in curve]}
         self._checkpoints.write(done, self._step.state(), facts)
+        self._log.keep()
         if self._stream is not None:
             # What lies before the checkpoint is deleted, so it must be stored.
             self._checkpoints.wait()

@@ -34,8 +34,9 @@ _AUX_ENTRY_BYTES = 56
 _AUX_DENSE_BYTES = 9
 DEAD_SHARE = 1 / 8
 """Share of the latents that AuxK is planned for."""
-# y - ŷ, and three more while it is squared backwards, beside ŷ.
-_LOSS_COPIES = 5
+# ŷ, y - ŷ, and three more while it is squared backwards; of several prefixes also their running
+# sum, and what turns it around backwards.
+_LOSS_COPIES, _RUNNING_COPIES = 5, 6
 # Starts and places of the lists by latent.
 _LATENT_BYTES = 40
 # The copy of the state, its file as it is put together, and as it is handed to the store.
@@ -221,7 +222,8 @@ def _workspace(
         aux += max(_aux(part, rows, int(dead * latents)) for part in dictionary.parts)
     # Gradients are not there yet while a batch is encoded and the loss is made.
     encoding = held + WORKSPACE_BYTES + lists - gradients
-    loss = held + _LOSS_COPIES * y_hats + lists + aux - gradients
+    copies = _LOSS_COPIES + (_RUNNING_COPIES if len(dictionary.prefixes) > 1 else 0)
+    loss = held + copies * y_hats + lists + aux - gradients
     return max(encoding, loss, held + 2 * y_hats + lists + aux)
 
 
@@ -236,4 +238,6 @@ def _aux(part: Dictionary, rows: int, dead: int) -> int:
 
 def size(count: int) -> str:
     """Bytes for a person."""
-    return f"{count / 1e9:.2f} GB" if count >= 10**9 else f"{count / 1e6:.0f} MB"
+    if count >= 10**9:
+        return f"{count / 1e9:,.2f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 10**6 else f"{count / 1e3:.0f} kB"
