@@ -138,6 +138,9 @@ class TrainConfig:
     lr: float = option(3e-3, "peak learning rate of Adam")
     warmup_share: float = option(0.05, "share of the steps with a growing learning rate")
     decay_share: float = option(0.3, "share of the steps, at the end, with a falling rate")
+    calibration_rows: int = option(
+        65_536, "training rows, 5 % at most, that no step sees: thresholds are set on them"
+    )
     auxk_weight: float = option(1 / 32, "weight of the AuxK loss; 0 turns it off")
     dead_after_epochs: float = option(
         0.5, "a latent is dead after this many epochs of training tokens without firing"

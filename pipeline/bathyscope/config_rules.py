@@ -176,6 +176,7 @@ def _not_negative(config: Config) -> None:
         "dictionary.num_latents",
         "train.warmup_share",
         "train.decay_share",
+        "train.calibration_rows",
         "train.auxk_weight",
         "train.l0_weight",
         "train.l1_weight",

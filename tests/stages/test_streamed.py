@@ -179,8 +179,14 @@ def test_rows_come_once_and_from_their_window(config: Config) -> None:
             found += rows
         # `num_steps` knows from the corpus what the stored rows give.
         only = everything.only(batches.windows[window])
-        real = only.batches(TRAIN, kept, batch_rows=64, streams=4, window_chunks=4)
+        aside = config.train.calibration_rows if window == len(batches.windows) - 1 else 0
+        real = only.batches(
+            TRAIN, kept, batch_rows=64, streams=4, window_chunks=4, aside_rows=aside
+        )
         assert batches.num_steps(0, window) == real.num_steps(0, window)
+    aside_rows = [as_bytes(row) for block in batches.aside() for row in block]
+    assert len(aside_rows) == batches.num_aside > 0
+    found += aside_rows
     # Two documents that begin alike have equal rows.
     assert not Counter(found) - stored
     assert len(found) >= 0.8 * batches.num_rows

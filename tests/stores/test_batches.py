@@ -343,3 +343,24 @@ def test_units_that_are_not_done_are_passed_over(disk, small_segment, small_rows
         chunks.read(np.arange(4)).view(torch.int16).numpy().astype(np.uint16),
         small_rows["wide"][8:16],
     )
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 2**20])
+def test_rows_that_are_set_aside_are_in_no_batch_of_any_epoch(reader, memory_bytes):
+    chunks = chunks_of(reader)
+    batches = batches_of(chunks, aside_rows=14, memory_bytes=memory_bytes)
+    aside = {n for block in batches.aside() for n in numbers_of(block)}
+    assert len(aside) == batches.num_aside == 14
+    assert batches.num_rows == 37 * ROWS_PER_ITEM - 14
+    for epoch in (0, 1):
+        for step in range(batches.num_steps(3, epoch)):
+            given = numbers_of(batches.batch(3, epoch, step))
+            assert not aside & set(given)
+            origins = batches.origins(3, epoch, step)
+            assert (origins[:, 1] * ROWS_PER_ITEM + origins[:, 2]).tolist() == given
+
+
+def test_without_rows_aside_batches_are_as_before(reader):
+    plain, none = batches_of(chunks_of(reader)), batches_of(chunks_of(reader), aside_rows=0)
+    assert torch.equal(plain.batch(0, 0, 0), none.batch(0, 0, 0))
+    assert list(none.aside()) == []

@@ -1,4 +1,4 @@
-"""The threshold of BatchTopK gives the L0 that was asked for."""
+"""Thresholds and biases give the L0 that was asked for."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from bathyscope.dictionaries.layout import columns_of
 from bathyscope.errors import ConfigError
 from bathyscope.training.calibration import calibrate
 from bathyscope.training.initial import initialise
+from bathyscope_kernels import Encoded
 
 COLUMNS = columns_of([("a", 16)])
 
 
-@pytest.mark.parametrize("activation", ["batch_topk", "jumprelu"])
+@pytest.mark.parametrize("activation", ["batch_topk", "jumprelu", "relu", "gated"])
 @pytest.mark.parametrize("k", [1, 3, 10])
 def test_l0_is_k_on_the_rows_and_within_3_percent_on_others(
     planted: Callable[[int, int], Tensor], k: int, activation: str
@@ -35,6 +36,55 @@ def test_l0_is_k_on_the_rows_and_within_3_percent_on_others(
     assert float(dictionary.encode(rows).count.float().mean()) == pytest.approx(k, rel=1e-3)
     held_out = dictionary.encode(planted(40_000, 1)).count.float()
     assert float(held_out.mean()) == pytest.approx(k, rel=0.03)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gated"])
+@pytest.mark.parametrize("bias", [-3.0, -0.2, 0.4])
+def test_a_bias_far_off_is_brought_back(
+    planted: Callable[[int, int], Tensor], activation: str, bias: float
+) -> None:
+    dictionary = make_dictionary(
+        "autoencoder", COLUMNS, COLUMNS, activation=activation, k=3, num_latents=64
+    )
+    rows = planted(4000, 0)
+    initialise(dictionary, x=rows, y=rows, mean=rows.mean(0), seed=0)
+    dictionary.b_enc.data.add_(bias)
+    calibrate(dictionary, rows.split(1000))
+    assert float(dictionary.encode(rows).count.float().mean()) == pytest.approx(3, rel=1e-3)
+
+
+def test_what_gates_let_through_is_measured_as_before(
+    planted: Callable[[int, int], Tensor],
+) -> None:
+    dictionary = make_dictionary(
+        "autoencoder", COLUMNS, COLUMNS, activation="gated", k=6, num_latents=64
+    )
+    rows = planted(2000, 0)
+    initialise(dictionary, x=rows, y=rows, mean=rows.mean(0), seed=0)
+    before = dictionary.encode(rows)
+    calibrate(dictionary, [rows])
+    after = dictionary.encode(rows)
+
+    def dense(found: Encoded) -> Tensor:
+        return torch.zeros(len(rows), 64).scatter_add_(1, found.indices.long(), found.values)
+
+    both = (dense(before) > 0) & (dense(after) > 0)
+    assert both.sum() > len(rows)
+    assert torch.allclose(dense(before)[both], dense(after)[both], atol=1e-5)
+
+
+def test_gates_that_cannot_open_k_are_all_left_open(
+    planted: Callable[[int, int], Tensor],
+) -> None:
+    dictionary = make_dictionary(
+        "autoencoder", COLUMNS, COLUMNS, activation="gated", k=60, num_latents=64
+    )
+    rows = planted(500, 0)
+    initialise(dictionary, x=rows, y=rows, mean=rows.mean(0), seed=0)
+    dictionary.activation.b_mag.data.fill_(-1e6)
+    before = dictionary.b_enc.detach().clone()
+    calibrate(dictionary, [rows])
+    assert torch.equal(dictionary.b_enc, before)
 
 
 def test_layers_of_a_clt_have_thresholds_of_their_own(

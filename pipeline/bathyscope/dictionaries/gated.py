@@ -41,18 +41,19 @@ class Gated(ActivationFunction):
     def encode(self, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Encoded:
         """The magnitudes of rows x [rows, d_in] whose gates are open, if positive."""
         entries = positive(x, W_enc, b_enc)
-        return padded(entries._replace(values=self._magnitudes(entries, b_enc)))
+        return padded(entries._replace(values=self.magnitudes(entries, b_enc)))
 
     def active(
         self, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, peers: Peers
     ) -> Active:
         """The same, and the gates, with gradients."""
         entries = rows_above(x, W_enc, b_enc, centre=centre, most_entries=MOST_ENTRIES)
-        values = self._magnitudes(entries, b_enc)
+        values = self.magnitudes(entries, b_enc)
         l0 = (values > 0).sum().to(values.dtype)
         return Active(values, entries.indices, entries.offsets, l0, gate=entries.values)
 
-    def _magnitudes(self, gates: Ragged, b_enc: Tensor) -> Tensor:
+    def magnitudes(self, gates: Ragged, b_enc: Tensor) -> Tensor:
+        """What latents measure where these gates are looked at; b_enc has no part in it."""
         latents = gates.indices.long()
         plain = gates.values - b_enc[latents]
         return torch.relu(plain * self.r_mag.exp()[latents] + self.b_mag[latents])

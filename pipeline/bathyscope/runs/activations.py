@@ -184,10 +184,12 @@ class Rows:
         beside: Sequence[Rows] = (),
         rank: int = 0,
         world: int = 1,
+        aside_rows: int = 0,
     ) -> ShuffledBatches:
         """Shuffled batches of one split: `batch(seed, epoch, step)`.
 
-        `beside` are other hook points of this run; their columns follow, in order.
+        `beside` are other hook points of this run; their columns follow, in order. `aside_rows`
+        are in no batch.
         """
         return ShuffledBatches(
             Chunks(self.parts(split, keep, beside=beside)),
@@ -197,6 +199,7 @@ class Rows:
             memory_bytes=memory_bytes,
             rank=rank,
             world=world,
+            aside_rows=aside_rows,
         )
 
     def _overlapping(self, start: int, stop: int) -> Iterator[tuple[SegmentReader, Unit]]:

@@ -39,6 +39,7 @@ def put_aside(
         },
         "positions": PROTOCOL,
         "rows": trained.batches.num_rows,
+        "calibration_rows": trained.batches.num_aside,
     }
     files = to_files(dictionary, facts)
     files["curve.parquet"] = _curve_table(trained.curve)

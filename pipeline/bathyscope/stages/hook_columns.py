@@ -132,6 +132,7 @@ def batches_of(
         beside=others,
         rank=rank,
         world=world,
+        aside_rows=config.train.calibration_rows,
     )
 
 

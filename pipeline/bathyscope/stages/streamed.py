@@ -23,6 +23,7 @@ from bathyscope.config import Config
 from bathyscope.errors import ConfigError, StoreError
 from bathyscope.runs.activations import Rows
 from bathyscope.stages.masks import kept
+from bathyscope.stores.aside import Aside
 from bathyscope.stores.batches import ShuffledBatches, held_bytes, num_steps
 from bathyscope.stores.manifests import Segment
 from bathyscope.stores.receipts import Receipts
@@ -100,6 +101,7 @@ class StreamedBatches:
         self._heard_at = time.monotonic()
         self._open: tuple[int, ShuffledBatches] | None = None
         self._sizes = [self._sizes_of(number) for number in range(len(self.windows))]
+        self._set_aside(config.train.calibration_rows)
         self.num_rows = sum(int(sizes.sum(dtype=np.int64)) for sizes in self._sizes)
         """Of all windows, also those that are gone or not there yet."""
         self.row_bytes = (
@@ -129,6 +131,15 @@ class StreamedBatches:
             self._open = window, self._opened(window)
         return self._open[1].batch(seed, window, step)
 
+    @property
+    def num_aside(self) -> int:
+        """Rows that no batch has."""
+        return self._num_aside
+
+    def aside(self) -> Iterator[Tensor]:
+        """The rows that no batch has [n, Σ d], of the last window, which is still there."""
+        return self._opened(self._last).aside()
+
     def join(self) -> None:
         """Hold every unit that is there until it is passed."""
         if self._consumer is not None:
@@ -136,8 +147,8 @@ class StreamedBatches:
 
     def seen(self, seed: int) -> Iterator[Tensor]:
         """The batches of the last window that has any: those before it may be gone."""
-        window = max(w for w in range(len(self.windows)) if self.num_steps(seed, w))
-        return (self.batch(seed, window, step) for step in range(self.num_steps(seed, window)))
+        last = self._last
+        return (self.batch(seed, last, step) for step in range(self.num_steps(seed, last)))
 
     def ends(self, seed: int) -> frozenset[int]:
         """After how many steps each window ends."""
@@ -183,9 +194,19 @@ class StreamedBatches:
         self.wait(window)
         first, *others = (rows.only(self.windows[window]) for rows in self._rows)
         return first.batches(
-            TRAIN, kept, beside=others, memory_bytes=self._memory_bytes, **self._settings,
+            TRAIN, kept, beside=others, memory_bytes=self._memory_bytes,
+            aside_rows=self._aside_rows if window == self._last else 0, **self._settings,
             **self._part,
         )  # fmt: skip
+
+    def _set_aside(self, wanted: int) -> None:
+        """Leave rows of the last window that has a batch to what is measured at the end."""
+        left = [Aside(sizes, wanted).left().sum() for sizes in self._sizes]
+        enough = [w for w, rows in enumerate(left) if rows >= self.batch_rows]
+        self._last, self._aside_rows = max(enough, default=0), wanted
+        before = self._sizes[self._last]
+        self._sizes[self._last] = Aside(before, wanted).left()
+        self._num_aside = int(before.sum()) - int(self._sizes[self._last].sum())
 
     def _held(self, sizes: npt.NDArray[np.uint32]) -> int:
         rows = int(sizes.sum(dtype=np.int64))

@@ -27,7 +27,7 @@ from bathyscope.stores.objects import Objects
 from bathyscope.values import Json, Receipt, Unit, UnitPlan
 
 NAME = "train"
-SEMANTICS = 5
+SEMANTICS = 6
 PARTS = True
 _NOT_IDENTITY = ("log_every", "checkpoint_steps", "timeout_s", "processes", "latent_parallel")
 """What may be changed between a stop and going on: results stay, but for rounding."""

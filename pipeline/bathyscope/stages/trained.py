@@ -26,6 +26,8 @@ class Trained(NamedTuple):
     batches: AnyBatches
     error: NonFiniteError | None = None
     """Why it ended early."""
+    wants_k: bool = True
+    """Whether L0 is to be k; not where the weight of the L1 penalty was set instead."""
 
 
 def joined(trained: Trained, config: Config, columns: HookColumns, place: Place) -> Trained:
@@ -48,11 +50,15 @@ def joined(trained: Trained, config: Config, columns: HookColumns, place: Place)
 
 
 def finished(trained: Trained, order_seed: int) -> AnyDictionary:
-    """The dictionary of a training by one process as it is used: calibrated, its scales folded."""
+    """The dictionary of a training by one process as it is used: calibrated, its scales folded.
+
+    It is calibrated on the rows that no step saw; where none were set aside, on the first epoch's.
+    """
     dictionary, scaled, batches = trained.dictionary, trained.scaled, trained.batches
     device = dictionary.parts[0].W_enc.device
-    blocks = (scaled(rows.to(device))[0] for rows in batches.seen(order_seed))
-    calibrate(dictionary, blocks)
+    if trained.wants_k:
+        rows = batches.aside() if batches.num_aside else batches.seen(order_seed)
+        calibrate(dictionary, (scaled(block.to(device))[0] for block in rows))
     dictionary.fold_scales(scaled.inputs.to(device), scaled.outputs.to(device))
     return dictionary
 

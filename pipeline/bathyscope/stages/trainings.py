@@ -105,9 +105,21 @@ def train_together(
         ]
         train(trainees, batches, scaled=trainings[0].scaled, device=device)
     return [
-        Trained(training.dictionary, trainee.curve, training.scaled, batches, trainee.error)
-        for training, trainee in zip(trainings, trainees, strict=True)
+        Trained(
+            training.dictionary,
+            trainee.curve,
+            training.scaled,
+            batches,
+            trainee.error,
+            wants_k=not _has_fixed_l1(each.config),
+        )
+        for training, trainee, each in zip(trainings, trainees, wanted, strict=True)
     ]
+
+
+def _has_fixed_l1(config: Config) -> bool:
+    """Whether L0 follows from a weight of the L1 penalty that was set."""
+    return config.train.l1_weight > 0 and config.dictionary.activation in ("relu", "gated")
 
 
 def shared_settings(config: Config) -> tuple[object, ...]:
@@ -119,6 +131,7 @@ def shared_settings(config: Config) -> tuple[object, ...]:
         training.epochs,
         training.batch_rows,
         training.order_seed,
+        training.calibration_rows,
         training.processes,
         training.latent_parallel,
         store.streams,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.errors import StoreError
+from bathyscope.stores.aside import Aside
 from bathyscope.stores.chunks import Chunks
 from bathyscope.stores.order import EpochOrder, Share, Window, check_ranks, choose_streams
 
@@ -31,7 +32,8 @@ class ShuffledBatches:
     `rank` of `world` gets its part of each batch: the parts of all ranks, one after the other, are
     the batch of a single one. Windows are kept from one batch to the next: memory is about
     `streams * window_chunks / world` chunks. Where the rows of all chunks take no more than
-    `memory_bytes`, they are kept as well, and every chunk is read once.
+    `memory_bytes`, they are kept as well, and every chunk is read once. `aside_rows` of the rows,
+    a twentieth at most, are in no batch: `aside` gives them.
     """
 
     def __init__(
@@ -44,9 +46,11 @@ class ShuffledBatches:
         rank: int = 0,
         world: int = 1,
         memory_bytes: int = 0,
+        aside_rows: int = 0,
     ) -> None:
         self.chunks = chunks
-        self._sizes = chunks.sizes
+        self._aside = Aside(chunks.sizes, aside_rows)
+        self._sizes = self._aside.left()
         self.num_rows = int(self._sizes.sum(dtype=np.int64))
         if self.num_rows < batch_rows:
             raise StoreError(
@@ -93,6 +97,23 @@ class ShuffledBatches:
         """The batches of the first epoch."""
         return (self.batch(seed, 0, step) for step in range(self.num_steps(seed, 0)))
 
+    @property
+    def num_aside(self) -> int:
+        """Rows that no batch has."""
+        return int(self.chunks.sizes.sum(dtype=np.int64)) - self.num_rows
+
+    def aside(self) -> Iterator[Tensor]:
+        """The rows that no batch has, the same ones at every rank, in blocks [n, Σ d]."""
+        found: list[Tensor] = []
+        for number in self._aside.chunks:
+            rows = self.chunks.read(np.array([number]))
+            found.append(rows[torch.from_numpy(self._aside.rows(number))])
+            if sum(map(len, found)) >= self.batch_rows:
+                yield torch.cat(found)
+                found = []
+        if found:
+            yield torch.cat(found)
+
     def origins(self, seed: int, epoch: int, step: int) -> npt.NDArray[np.int64]:
         """Where the rows of that batch come from: part, item and position [rows, 3].
 
@@ -102,6 +123,7 @@ class ShuffledBatches:
         found = []
         for share in order.shares(step, **self._part):
             rows = self.chunks.items_and_positions(share.window.chunks)
+            rows = rows[self._trained(share.window.chunks)]
             found.append(rows[order.permutation(share.window)[share.start : share.stop]])
         return np.concatenate(found)
 
@@ -135,11 +157,19 @@ class ShuffledBatches:
 
     def _read(self, numbers: npt.NDArray[np.int64]) -> Tensor:
         if not self.in_memory:
-            return self.chunks.read(numbers)
+            return self._read_trained(numbers)
         for number in numbers.tolist():
             if number not in self._kept:
-                self._kept[number] = self.chunks.read(np.array([number]))
+                self._kept[number] = self._read_trained(np.array([number]))
         return torch.cat([self._kept[number] for number in numbers.tolist()])
+
+    def _read_trained(self, numbers: npt.NDArray[np.int64]) -> Tensor:
+        rows, trained = self.chunks.read(numbers), self._trained(numbers)
+        return rows if trained.all() else rows[torch.from_numpy(trained)]
+
+    def _trained(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which rows of these chunks are in batches."""
+        return ~np.concatenate([self._aside.rows(number) for number in numbers.tolist()])
 
 
 def held_bytes(
