@@ -151,6 +151,7 @@ ABOVE_ZERO = [
     "dictionary.bandwidth", "train.epochs",
     "train.batch_rows", "train.lr", "train.dead_after_epochs", "train.log_every", "train.processes",
     "train.latent_parallel", "train.timeout_s",
+    "logging.flush_s",
     "store.unit_tokens", "store.min_units", "store.chunk_bytes", "store.shard_bytes",
     "store.streams", "store.window_chunks", "store.lease_s", "cluster.workers",
     "ladder.tokens", "ladder.most_epochs", "ladder.batch_items", "ladder.lr",

@@ -36,7 +36,7 @@ DEAD_SHARE = 1 / 8
 """Share of the latents that AuxK is planned for."""
 # ŷ, y - ŷ, and three more while it is squared backwards; of several prefixes also their running
 # sum, and what turns it around backwards.
-_LOSS_COPIES, _RUNNING_COPIES = 5, 6
+_LOSS_COPIES, _RUNNING_COPIES = 5, 4
 # Starts and places of the lists by latent.
 _LATENT_BYTES = 40
 # The copy of the state, its file as it is put together, and as it is handed to the store.
