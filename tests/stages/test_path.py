@@ -178,6 +178,15 @@ def test_force_replaces_the_dictionary_and_what_follows_from_it(copied: Config) 
     assert len(run.objects.at("latents.zarr/main").children("values")) == 1
 
 
+def test_batches_of_the_evaluation_need_not_fit_the_units_of_the_harvest(
+    finished: Run, copied: Config
+) -> None:
+    config = changed(copied, evaluate__batch_items=7, force=True)
+    run_stages(config, stages=["evaluate"])
+    wanted = finished.evaluations["main"]["reconstruction"]
+    assert Run(config.url).evaluations["main"]["reconstruction"] == wanted
+
+
 def test_another_corpus_is_refused_with_the_difference(copied: Config) -> None:
     with pytest.raises(IdentityMismatch, match=r"sequence_length: 32 -> 16"):
         run_stages(changed(copied, data__sequence_length=16))

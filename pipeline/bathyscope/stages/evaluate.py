@@ -26,7 +26,6 @@ from bathyscope.runs.run import DICTIONARIES, EVALUATIONS, Run
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
 from bathyscope.stages.evaluation_results import DICTIONARY, headline, results_of
-from bathyscope.stages.layout import items_per_unit
 from bathyscope.stages.masks import kept
 from bathyscope.stages.model import describe_model, load_tail, load_whole
 from bathyscope.stages.stage import Guard, Outcome
@@ -60,7 +59,6 @@ def units(config: Config) -> Work:
     run = Run(config.url)
     rows = run.activations[config.hook]
     trained = run.manifest(f"{DICTIONARIES}/{config.dictionary.name}")
-    corpus = run.corpus
     identity: Json = {
         "stage": NAME,
         "semantics": SEMANTICS,
@@ -70,13 +68,9 @@ def units(config: Config) -> Work:
         "dtype": rows.facts["dtype"],
         **vars(config.evaluate),
     }
-    per_unit = items_per_unit(
-        corpus.num_items,
-        rows_per_item=corpus.sequence_length,
-        batch_items=config.evaluate.batch_items,
-        store=config.store,
-    )
-    plan = UnitPlan(tuple((r.split, r.start, r.stop) for r in corpus.ranges), per_unit)
+    # The units of the harvest: rows and masks are read by unit.
+    source = rows.readers[0].segment.plan
+    plan = UnitPlan(source.ranges, source.items_per_unit)
     return Work(
         NAME,
         f"{EVALUATIONS}/{config.dictionary.name}",
