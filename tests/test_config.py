@@ -278,7 +278,7 @@ def test_choices_that_are_text(name: str, wanted: str) -> None:
             {"data__kind": "tokens_bin", "data__paths": ["a"], "data__also": ["linux_doc"]},
             r"data\.kind is tokens_bin, which has none",
         ),
-        ({"ladder__families": ["mamba"]}, r"460 tokens/s on a core"),
+        ({"ladder__families": ["mamba"]}, r"520 tokens/s of 0.07 M"),
         ({"ladder__families": ["bert"]}, r"ladder\.families is 'bert'\. One of gpt2, llama"),
         ({"ladder__vocabulary": 256}, r"More than 256 is wanted"),
         ({"ladder__warmup_share": 0.8}, r"ladder\.warmup_share and ladder\.decay_share add up"),

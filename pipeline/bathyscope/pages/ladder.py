@@ -119,9 +119,10 @@ def _curves(rows: Sequence[Row], curves: Mapping[str, Points], family: str) -> s
     mine = [row for row in rows if row["family"] == family]
     sizes = sorted({row["parameters"] for row in mine})
     first = min(row["seed"] for row in mine)
+    # Sizes are called as the folders are, by the parameters that were asked for.
     series = [
         Series(
-            f"{row['parameters'] / 1e6:.2g}M, seed {row['seed']}",
+            f"{_size(row)}, seed {row['seed']}",
             [(tokens, held_out) for tokens, _, held_out in curves[row["name"]]],
             colour=sizes.index(row["parameters"]),
             dashed=row["seed"] != first,
@@ -134,3 +135,7 @@ def _curves(rows: Sequence[Row], curves: Mapping[str, Points], family: str) -> s
         x_label="training tokens",
         y_label="held-out loss, nats per token",
     )
+
+
+def _size(row: Row) -> str:
+    return str(row["name"]).removeprefix(f"{row['family']}-").removesuffix(f"-seed{row['seed']}")

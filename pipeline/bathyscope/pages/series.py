@@ -57,8 +57,8 @@ class _Scale:
             found = [f * 10.0**p for p in powers for f in factors]
             found = [v for v in found if self.low <= math.log10(v) <= self.high]
             if len(found) >= 3:
-                break
-        return found
+                return found
+        return found or ticks(10.0**self.low, 10.0**self.high)
 
 
 def series_plot(
