@@ -167,7 +167,7 @@ NOT_NEGATIVE = [
     "data.min_chars", "data.train_tokens", "data.held_out_tokens", "data.seed",
     "data.train_images", "data.held_out_images", "data.crops",
     "hooks.ring_bytes", "dictionary.num_latents", "train.warmup_share", "train.decay_share",
-    "train.calibration_rows",
+    "train.calibration_rows", "train.preact_weight",
     "train.auxk_weight", "train.l0_weight", "train.l1_weight", "train.clip_norm",
     "train.checkpoint_steps", "train.seed", "train.order_seed",
     "ladder.lr_power", "ladder.warmup_share", "ladder.decay_share", "ladder.weight_decay",

@@ -142,6 +142,9 @@ class TrainConfig:
         65_536, "training rows, 5 % at most, that no step sees: thresholds are set on them"
     )
     auxk_weight: float = option(1 / 32, "weight of the AuxK loss; 0 turns it off")
+    preact_weight: float = option(
+        0.0, "weight of what dead latents lack to their thresholds (jumprelu), such as 0.01"
+    )
     dead_after_epochs: float = option(
         0.5, "a latent is dead after this many epochs of training tokens without firing"
     )

@@ -53,6 +53,7 @@ def validate(config: Config, *, planned: bool = False) -> None:
     _stream(config)
     _added_text(config)
     _ladder(config)
+    _revival(config)
     if not 0 < config.data.held_out_share < 1:
         raise ConfigError(
             f"data.held_out_share is {config.data.held_out_share}. A share between 0 and 1 is "
@@ -81,6 +82,15 @@ def validate(config: Config, *, planned: bool = False) -> None:
     if config.train.warmup_share + config.train.decay_share > 1:
         raise ConfigError(
             "train.warmup_share and train.decay_share add up to more than 1. Make one smaller."
+        )
+
+
+def _revival(config: Config) -> None:
+    weight, activation = config.train.preact_weight, config.dictionary.activation
+    if weight and activation != "jumprelu":
+        raise ConfigError(
+            f"train.preact_weight is {weight}, and latents of {activation} have no thresholds of "
+            "their own. Set it to 0, or choose dictionary.activation=jumprelu."
         )
 
 
@@ -178,6 +188,7 @@ def _not_negative(config: Config) -> None:
         "train.decay_share",
         "train.calibration_rows",
         "train.auxk_weight",
+        "train.preact_weight",
         "train.l0_weight",
         "train.l1_weight",
         "train.clip_norm",

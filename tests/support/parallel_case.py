@@ -49,6 +49,7 @@ class Case:
     k: int = 5
     clip_norm: float = 0.0
     dead_after: int = 100
+    preact_weight: float = 0.0
     quantised: bool = False
     """Whether rows are in eighths, so that float32 sums of them are exact."""
 
@@ -118,7 +119,10 @@ def run_case(case: Case, grid: Grid | None = None, rank: int = 0) -> Outcome:
     x, y = case.batch(0)
     initialise(dictionary, x=x, y=y, mean=y.mean(0), seed=3, mesh=mesh)
     settings = StepSettings(
-        auxk_weight=0.1, dead_after_tokens=case.dead_after, clip_norm=case.clip_norm
+        auxk_weight=0.1,
+        dead_after_tokens=case.dead_after,
+        clip_norm=case.clip_norm,
+        preact_weight=case.preact_weight,
     )
     step = Step(dictionary, settings, lr=3e-3, mesh=mesh)
     each = case.rows // grid.data

@@ -178,7 +178,7 @@ def test_gradients_are_those_of_the_papers(
         pytest.skip("selects over groups of rows, so all rows are gone through at once")
     dead = [torch.arange(3, 20) for _ in dictionary.parts]
     dead[-1] = torch.arange(5)
-    terms = Gradients(dictionary, sparsity_of(dictionary), Single(), AUXK).find(
+    terms = Gradients(dictionary, sparsity_of(dictionary), Single(), auxk_weight=AUXK).find(
         x, y, tuple(dead), passes
     )
     got = gradients_of(dictionary)

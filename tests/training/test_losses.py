@@ -32,7 +32,7 @@ def numbers(*values: int) -> Tensor:
 def terms_of(dictionary: Dictionary, x: Tensor, dead: Tensor, auxk_weight: float = 1.0) -> Terms:
     """The terms of a batch; gradients are left in the weights."""
     sparsity = Sparsity(dictionary, l0_weight=0.0, l1_weight=0.0, unit_rows=True)
-    return Gradients(dictionary, sparsity, Single(), auxk_weight).find(x, x, (dead,), 1)
+    return Gradients(dictionary, sparsity, Single(), auxk_weight=auxk_weight).find(x, x, (dead,), 1)
 
 
 def test_fvu_by_hand() -> None:

@@ -24,7 +24,7 @@ CASES: dict[str, tuple[Case, Grid]] = {
     "batch_topk over latents": (Case(activation="batch_topk"), LATENTS),
     "batch_topk over both": (Case(activation="batch_topk"), BOTH),
     "matryoshka over both": (Case(activation="batch_topk", prefixes=(10, 40, 96)), BOTH),
-    "jumprelu over both": (Case(activation="jumprelu"), BOTH),
+    "jumprelu over both": (Case(activation="jumprelu", preact_weight=0.1), BOTH),
     "relu over both": (Case(activation="relu", k=1, dead_after=64), BOTH),
     "gated over both": (Case(activation="gated", k=1, dead_after=64), BOTH),
     "skip transcoder over both": (Case(kind="skip_transcoder"), BOTH),

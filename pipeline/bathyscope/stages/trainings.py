@@ -271,6 +271,7 @@ def _step_settings(config: Config, batches: AnyBatches) -> StepSettings:
         decoder_norm=settings.decoder_norm,
         l0_weight=settings.l0_weight,
         l1_weight=settings.l1_weight,
+        preact_weight=settings.preact_weight,
         clip_norm=settings.clip_norm,
     )
 

@@ -17,6 +17,7 @@ from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.training.forward import Forward, auxk, forward
 from bathyscope.training.losses import Spread, unexplained
 from bathyscope.training.mesh import Mesh
+from bathyscope.training.preactivation import preactivation_loss
 from bathyscope.training.sparsity import Sparsity
 
 
@@ -72,6 +73,7 @@ class _Sums:
         self.reconstruction = like.new_zeros(())
         self.auxk = like.new_zeros(())
         self.penalty = like.new_zeros(())
+        self.lacking = like.new_zeros(())
         self.l0 = like.new_zeros(())
         self.entries = 0
         self.fired = [
@@ -92,12 +94,21 @@ class Gradients:
     """Finds the gradients of batches and leaves them in `.grad` of the weights."""
 
     def __init__(
-        self, dictionary: AnyDictionary, sparsity: Sparsity, mesh: Mesh, auxk_weight: float
+        self,
+        dictionary: AnyDictionary,
+        sparsity: Sparsity,
+        mesh: Mesh,
+        *,
+        auxk_weight: float,
+        preact_weight: float = 0.0,
+        unit_rows: bool = True,
     ) -> None:
         self._dictionary = dictionary
         self._sparsity = sparsity
         self._mesh = mesh
         self._auxk_weight = auxk_weight
+        self._preact_weight = preact_weight
+        self._unit_rows = unit_rows
         held = [part.num_latents for part in dictionary.parts]
         self._first_latents = mesh.first_latents(torch.tensor(held))
 
@@ -143,13 +154,14 @@ class Gradients:
         spread = Spread.of(y, columns, mesh, num_rows)
         norm = float((mesh.sum_rows(y.square().sum()) / num_rows).sqrt())
         error, l0 = None, y.new_zeros(())
-        if batch.dead or self._sparsity.needs_l0:
+        has_auxk = bool(batch.dead) and self._auxk_weight > 0
+        if has_auxk or self._sparsity.needs_l0:
             errors = []
             for rows in batch.blocks:
                 through = self._through(batch, rows)
                 errors.append(y[rows] - through.y_hats[-1])
                 l0 += sum(a.l0 for a in through.active)
-            error = torch.cat(errors) if batch.dead else None
+            error = torch.cat(errors) if has_auxk else None
         mean_l0 = float(mesh.sum_rows(mesh.sum_latents(l0))) / num_rows
         error_spread = None if error is None else Spread.of(error, columns, mesh, num_rows)
         return _Whole(spread, norm, mean_l0, error, error_spread)
@@ -173,8 +185,23 @@ class Gradients:
             left = unexplained(whole.error[rows], error_hat[None], columns, whole.error_spread)
             sums.auxk += left.mean().detach()
             loss = loss + self._auxk_weight * left.mean()
+        if batch.dead and self._preact_weight:
+            lacking = self._lacking(batch, rows) / whole.norm
+            sums.lacking += lacking.detach()
+            loss = loss + self._preact_weight * lacking / batch.num_rows
         sums.note(through.active)
         return loss
+
+    def _lacking(self, batch: _Batch, rows: slice) -> Tensor:
+        """What pre-activations of dead latents lack to their thresholds, of these rows."""
+        dictionary, total = self._dictionary, batch.x.new_zeros(())
+        parts = zip(dictionary.parts, dictionary.read_columns, batch.dead, strict=True)
+        for part, columns, dead in parts:
+            if len(dead):
+                x = batch.x[rows][:, columns]
+                unit_rows = self._unit_rows
+                total = total + preactivation_loss(part, x, batch.centre, dead, unit_rows=unit_rows)
+        return total
 
     def _finish(self, centre: Tensor | None) -> None:
         """Add what belongs together: b_dec's two gradients, and those of other rows."""
@@ -189,11 +216,13 @@ class Gradients:
         mesh = self._mesh
         of_rows = torch.stack([sums.fvu, sums.reconstruction, sums.auxk])
         fvu, reconstruction, aux = mesh.sum_rows(of_rows).tolist()
-        of_latents = mesh.sum_latents(mesh.sum_rows(torch.stack([sums.l0, sums.penalty])))
-        l0, penalty = (of_latents / num_rows).tolist()
+        of_latents = torch.stack([sums.l0, sums.penalty, sums.lacking])
+        of_latents = mesh.sum_latents(mesh.sum_rows(of_latents))
+        l0, penalty, lacking = (of_latents / num_rows).tolist()
         sparsity = self._sparsity.value(l0, penalty)
         fired = tuple(mesh.sum_rows(f.to(torch.int32)) > 0 for f in sums.fired)
         loss = reconstruction + sparsity + self._auxk_weight * aux
+        loss += self._preact_weight * lacking
         return Terms(loss, fvu, aux, l0, sparsity, num_rows, fired, sums.entries)
 
 

@@ -36,6 +36,8 @@ class StepSettings:
     """Weight of (L0 / k - 1)², for kinds that train L0."""
     l1_weight: float = 0.0
     """Weight of the L1 penalty, for kinds that have one; 0 lets it follow L0."""
+    preact_weight: float = 0.0
+    """Weight of the pre-activation loss of dead latents (JumpReLU)."""
     clip_norm: float = 0.0
     """Gradients of all weights together are scaled down to this norm; 0 never does."""
 
@@ -96,7 +98,20 @@ class Step:
             l1_weight=settings.l1_weight,
             unit_rows=unit_rows,
         )
-        self._gradients = Gradients(dictionary, self.sparsity, self.mesh, settings.auxk_weight)
+        if settings.preact_weight and dictionary.parts[0].activation.name != JumpReLU.name:
+            raise ConfigError(
+                f"train.preact_weight is {settings.preact_weight}, and latents of "
+                f"{dictionary.parts[0].activation.name} have no thresholds of their own. Set it to "
+                "0, or choose dictionary.activation=jumprelu."
+            )
+        self._gradients = Gradients(
+            dictionary,
+            self.sparsity,
+            self.mesh,
+            auxk_weight=settings.auxk_weight,
+            preact_weight=settings.preact_weight,
+            unit_rows=unit_rows,
+        )
         self._passes = 1
         self.optimizer = _optimizer(dictionary, lr, unit_rows)
         device = dictionary.parts[0].W_enc.device
@@ -191,7 +206,8 @@ class Step:
 
     def _find_gradients(self, x: Tensor, y: Tensor) -> Terms:
         """Gradients of the batch, in as many passes over its rows as their latents need."""
-        dead = self.dead if self.settings.auxk_weight else ()
+        revives = self.settings.auxk_weight or self.settings.preact_weight
+        dead = self.dead if revives else ()
         while True:
             try:
                 terms = self._gradients.find(x, y, dead, self._passes)
