@@ -281,7 +281,7 @@ def test_a_command_runs_its_stages_with_what_was_given(
 
 
 def test_every_command_is_a_stage_or_known() -> None:
-    named = {"run", "plan", "ladder", "verify", "redo", "convert", "stream", "sweep"}
+    named = {"run", "plan", "ladder", "verify", "redo", "convert", "stream", "sweep", "fine-tune"}
     assert set(COMMANDS) == {*named, *runs.STAGES}
 
 

@@ -152,6 +152,7 @@ ABOVE_ZERO = [
     "train.batch_rows", "train.lr", "train.dead_after_epochs", "train.log_every", "train.processes",
     "train.latent_parallel", "train.timeout_s",
     "logging.flush_s",
+    "fine_tune.tokens", "fine_tune.batch_items", "fine_tune.lr",
     "store.unit_tokens", "store.min_units", "store.chunk_bytes", "store.shard_bytes",
     "store.streams", "store.window_chunks", "store.lease_s", "cluster.workers",
     "ladder.tokens", "ladder.most_epochs", "ladder.batch_items", "ladder.lr",
@@ -169,7 +170,7 @@ NOT_NEGATIVE = [
     "hooks.ring_bytes", "dictionary.num_latents", "train.warmup_share", "train.decay_share",
     "train.calibration_rows", "train.preact_weight",
     "train.auxk_weight", "train.l0_weight", "train.l1_weight", "train.clip_norm",
-    "train.checkpoint_steps", "train.seed", "train.order_seed",
+    "train.checkpoint_steps", "train.seed", "train.order_seed", "fine_tune.seed",
     "ladder.lr_power", "ladder.warmup_share", "ladder.decay_share", "ladder.weight_decay",
     "ladder.clip_norm", "ladder.patience",
     "store.items_per_unit", "store.memory_bytes", "store.limit_bytes",
@@ -228,6 +229,7 @@ def test_every_number_is_checked() -> None:
         "data.held_out_share",
         "data.sequence_length",
         "ladder.vocabulary",
+        "fine_tune.reconstruction_share",
         "verify.share",
     }
     # Ray checks it against the memory of the machine.

@@ -129,7 +129,7 @@ def _call(command: str, config: Config, record: dict[str, Any], overrides: list[
 
         ladder(config, _say, resolved=record, overrides=overrides)
         return 0
-    stages = runs.STAGES if command == "run" else (command,)
+    stages = runs.STAGES if command == "run" else (command.replace("-", "_"),)
     runs.run(
         config,
         stages=stages,
@@ -139,6 +139,8 @@ def _call(command: str, config: Config, record: dict[str, Any], overrides: list[
     )
     if command in ("run", "evaluate", "report"):
         _say(runs.summary(config))
+    if command == "fine-tune":
+        _say(runs.fine_tuned(config))
     return 0
 
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "a dictionary is trained on the activations",
     "stream": "harvest and training at the same time, with a bounded disk",
     "sweep": "many dictionaries over a grid of settings, several to a pass, and a table of them",
+    "fine-tune": "a trained dictionary goes on a little, its loss through the model",
     "encode": "every row becomes its active latents",
     "evaluate": "reconstruction and spliced-model figures, with controls",
     "describe": "densities, examples and promoted tokens of every latent",

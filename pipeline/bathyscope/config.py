@@ -173,6 +173,23 @@ class LoggingConfig:
 
 
 @dataclass
+class FineTuneConfig:
+    """How `bathyscope fine-tune` goes on with a dictionary, its loss through the model."""
+
+    name: str | None = option(None, "name of the result; null adds the loss, as in main_kl")
+    loss: str = option(
+        "kl", "kl: divergence from what the model predicts itself; ce: cross-entropy of the text"
+    )
+    tokens: int = option(100_000, "training tokens; more than there are come again")
+    batch_items: int = option(8, "sequences of a step")
+    lr: float = option(1e-3, "peak learning rate of Adam; it falls to 0")
+    reconstruction_share: float = option(
+        0.5, "share of the reconstruction in the loss at the start; 0 leaves it to the model"
+    )
+    seed: int = option(0, "order of sequences")
+
+
+@dataclass
 class StoreConfig:
     """How stores are laid out and read."""
 
@@ -369,6 +386,7 @@ class Config:
     dictionary: DictionaryConfig = field(default_factory=DictionaryConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    fine_tune: FineTuneConfig = field(default_factory=FineTuneConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)

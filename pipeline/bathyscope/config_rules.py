@@ -38,6 +38,7 @@ def validate(config: Config, *, planned: bool = False) -> None:
     _one_of("train.decoder_norm", config.train.decoder_norm, ("unit", "free"))
     _one_of("logging.kind", config.logging.kind, ("tensorboard", "wandb", "none"))
     _one_of("logging.mode", config.logging.mode, ("online", "offline"))
+    _one_of("fine_tune.loss", config.fine_tune.loss, ("kl", "ce"))
     _one_of("store.codec", config.store.codec, ("none", "zstd_bitshuffle", "int8", "fp8"))
     _one_of("ladder.dtype", config.ladder.dtype, ("float32", "bfloat16"))
     _one_of("cluster.kind", config.cluster.kind, ("inline", "local", "address"))
@@ -58,6 +59,11 @@ def validate(config: Config, *, planned: bool = False) -> None:
         raise ConfigError(
             f"data.held_out_share is {config.data.held_out_share}. A share between 0 and 1 is "
             "wanted: every figure is reported on held-out documents."
+        )
+    if not 0 <= config.fine_tune.reconstruction_share < 1:
+        raise ConfigError(
+            f"fine_tune.reconstruction_share is {config.fine_tune.reconstruction_share}. A share "
+            "from 0 (the model's loss alone) to below 1 (ordinary training) is wanted."
         )
     if not 0 <= config.verify.share <= 1:
         raise ConfigError(
@@ -136,6 +142,9 @@ def _positive(config: Config) -> None:
         "train.timeout_s",
         "sweep.together",
         "logging.flush_s",
+        "fine_tune.tokens",
+        "fine_tune.batch_items",
+        "fine_tune.lr",
         "store.unit_tokens",
         "store.min_units",
         "store.chunk_bytes",
@@ -201,6 +210,7 @@ def _not_negative(config: Config) -> None:
         "ladder.weight_decay",
         "ladder.clip_norm",
         "ladder.patience",
+        "fine_tune.seed",
         "store.items_per_unit",
         "store.memory_bytes",
         "store.limit_bytes",

@@ -15,7 +15,7 @@ _OF_THE_DICTIONARY = ("dictionary", "train")
 """Groups that may differ between dictionaries of one harvest."""
 _FIXED = (
     "url", "cache", "force", "cluster", "hardware", "logging", "sweep", "verify", "redo", "convert",
-    "evaluate", "describe", "experiment", "dictionary.name", "train.processes",
+    "evaluate", "describe", "fine_tune", "experiment", "dictionary.name", "train.processes",
     "train.latent_parallel", "train.timeout_s", "train.log_every", "train.checkpoint_steps",
 )  # fmt: skip
 """What no result depends on, or what the sweep sets itself."""

@@ -108,8 +108,17 @@ def by_block(total: Tensor, columns: Columns) -> Tensor:
     return torch.stack([total[:, block.columns].sum() for block in columns])
 
 
-def dense_loss(dictionary: AnyDictionary, x: Tensor, y: Tensor, dead: list[Tensor]) -> Tensor:
-    """The loss, written down once more from the docstrings."""
+def dense_loss(
+    dictionary: AnyDictionary,
+    x: Tensor,
+    y: Tensor,
+    dead: list[Tensor],
+    *,
+    weight: float = 1.0,
+    auxk: float = AUXK,
+    pull: Tensor | None = None,
+) -> Tensor:
+    """The loss, written down once more from the docstrings; with Σ pull · ŷ where that is given."""
     columns = dictionary.outputs
     spread = by_block((y - y.mean(0)).square(), columns)
     prefixes = dictionary.prefixes or (dictionary.num_latents,)
@@ -146,12 +155,14 @@ def dense_loss(dictionary: AnyDictionary, x: Tensor, y: Tensor, dead: list[Tenso
     if W_skip is not None:
         y_hats = [y_hat + x @ W_skip.T for y_hat in y_hats]
     fvu = [by_block((y - y_hat).square(), columns) / spread for y_hat in y_hats]
-    loss = torch.stack(fvu).mean()
+    loss = weight * torch.stack(fvu).mean()
+    if pull is not None:
+        loss = loss + (pull * y_hats[-1]).sum()
     if gated:
         loss = loss + (by_block((y - gate_hat).square(), columns) / spread).mean()
     error = (y - y_hats[-1]).detach()
     left = by_block((error - error_hat).square(), columns)
-    loss = loss + AUXK * (left / by_block((error - error.mean(0)).square(), columns)).mean()
+    loss = loss + auxk * (left / by_block((error - error.mean(0)).square(), columns)).mean()
     name = dictionary.parts[0].activation.name
     if name == "jumprelu":
         return loss + 2.0 * (l0.mean() / dictionary.k - 1).square()
@@ -193,6 +204,29 @@ def test_gradients_are_those_of_the_papers(
         torch.testing.assert_close(got[name], gradient, rtol=1e-8, atol=1e-10, msg=name)
 
 
+@pytest.mark.parametrize("passes", [1, 3])
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_the_gradient_of_a_loss_outside_is_followed_into_the_weights(
+    case: tuple[str, Columns, Columns, str, tuple[int, ...]], passes: int
+) -> None:
+    dictionary, x, y = made(*case)
+    if passes > 1 and not dictionary.parts[0].activation.passes:
+        pytest.skip("selects over groups of rows, so all rows are gone through at once")
+    none = [torch.arange(0) for _ in dictionary.parts]
+    pull = torch.randn(y.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    gradients = Gradients(dictionary, sparsity_of(dictionary), Single(), 0.0, 0.25)
+    y_hat = gradients.reconstruct(x, passes)
+    terms = gradients.find(x, y, tuple(none), passes, pull)
+    got = gradients_of(dictionary)
+    reference = copy.deepcopy(dictionary)
+    reference.zero_grad()
+    loss = dense_loss(reference, x, y, none, weight=0.25, auxk=0.0, pull=pull)
+    loss.backward()
+    assert terms.loss == pytest.approx((loss - (pull * y_hat).sum()).item(), rel=1e-9)
+    for name, gradient in gradients_of(reference).items():
+        torch.testing.assert_close(got[name], gradient, rtol=1e-8, atol=1e-10, msg=name)
+
+
 def test_a_batch_with_too_many_active_latents_is_gone_through_in_passes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -200,9 +234,16 @@ def test_a_batch_with_too_many_active_latents_is_gone_through_in_passes(
     asked: list[int] = []
 
     class Noted(Gradients):
-        def find(self, x: Tensor, y: Tensor, dead: tuple[Tensor, ...], passes: int) -> Terms:
+        def find(
+            self,
+            x: Tensor,
+            y: Tensor,
+            dead: tuple[Tensor, ...],
+            passes: int,
+            pull: Tensor | None = None,
+        ) -> Terms:
             asked.append(passes)
-            return super().find(x, y, dead, passes)
+            return super().find(x, y, dead, passes, pull)
 
     monkeypatch.setattr(step_module, "Gradients", Noted)
     step = Step(dictionary, StepSettings(auxk_weight=0.0, dead_after_tokens=10**6), lr=1e-3)

@@ -16,8 +16,9 @@ from bathyscope.errors import ConfigError
 from bathyscope.jobs import open_driver
 from bathyscope.jobs.sink import Sink
 from bathyscope.runs import record as records
-from bathyscope.runs.run import EVALUATIONS, REPORT, Run
+from bathyscope.runs.run import DICTIONARIES, EVALUATIONS, REPORT, Run
 from bathyscope.runs.work import Begun
+from bathyscope.stages.fine_tune import result_name
 from bathyscope.stages.inputs import is_of_images
 from bathyscope.stages.log_writers import check_installed
 from bathyscope.stages.logs import curves_command
@@ -25,8 +26,8 @@ from bathyscope.stages.model import describe_model
 from bathyscope.stores.objects import Objects
 from bathyscope.values import Json
 
-_OF_TEXT = ("evaluate", "describe", "report")
-_OF_AUTOENCODERS = ("evaluate", "report")
+_OF_TEXT = ("fine_tune", "evaluate", "describe", "report")
+_OF_AUTOENCODERS = ("fine_tune", "evaluate", "report")
 STAGES = ("corpus", "harvest", "train", "encode", "evaluate", "describe", "report")
 
 
@@ -172,6 +173,20 @@ def summary(config: Config) -> str:
     curves = curves_command(config)
     told = [f"report: {page}", *([] if curves is None else [f"curves: {curves}"])]
     return "\n".join([*told, _next(config), figures])
+
+
+def fine_tuned(config: Config) -> str:
+    """The last lines of a fine-tuning: what it changed on held-out documents, the next command."""
+    name = result_name(config)
+    facts = Run(config.url).manifest(f"{DICTIONARIES}/{name}").facts["fine_tune"]
+    before, after = facts["held_out"]["before"], facts["held_out"]["after"]
+    named = (("ΔCE", "delta_ce", 4), ("KL", "kl", 4), ("FVU", "fvu", 3), ("L0", "l0", 1))
+    changes = [f"{n} {before[key]:.{d}f} to {after[key]:.{d}f}" for n, key, d in named]
+    return (
+        f"dictionary: {config.url.rstrip('/')}/{DICTIONARIES}/{name}\n"
+        f"next: bathyscope evaluate {' '.join(_given(config))} dictionary.name={name}\n"
+        f"held out, {before['targets']:,} targets: {'  '.join(changes)}"
+    )
 
 
 def _next(config: Config) -> str:

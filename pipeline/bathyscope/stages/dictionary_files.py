@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pyarrow as pa
 import xxhash
@@ -24,9 +26,17 @@ _KEYS = {
 
 
 def put_aside(
-    trained: Trained, columns: HookColumns, *, order_seed: int, objects: Objects, segment: str
+    trained: Trained,
+    columns: HookColumns,
+    *,
+    order_seed: int,
+    objects: Objects,
+    segment: str,
+    beside: Mapping[str, Sequence[float]] | None = None,
 ) -> Json:
     """Finish a dictionary and write its files beside those that readers find; their facts.
+
+    `beside` are more columns of the curve.
 
     Readers of a dictionary that is being replaced still find the old one.
     """
@@ -42,7 +52,7 @@ def put_aside(
         "calibration_rows": trained.batches.num_aside,
     }
     files = to_files(dictionary, facts)
-    files["curve.parquet"] = _curve_table(trained.curve)
+    files["curve.parquet"] = _curve_table(trained.curve, beside or {})
     figures = {**_sizes(dictionary), **facts}
     for name, data in files.items():
         objects.put(f"parts/{segment}/{name}", data)
@@ -77,6 +87,9 @@ def _sizes(dictionary: AnyDictionary) -> Json:
     }
 
 
-def _curve_table(curve: list[Point]) -> bytes:
+def _curve_table(curve: list[Point], beside: Mapping[str, Sequence[float]]) -> bytes:
     rows = [{"step": p.step, "tokens": p.tokens, **p.figures._asdict()} for p in curve]
-    return to_parquet(pa.Table.from_pylist(rows))
+    table = pa.Table.from_pylist(rows)
+    for name, values in beside.items():
+        table = table.append_column(name, pa.array(values, pa.float64()))
+    return to_parquet(table)

@@ -15,7 +15,7 @@ from torch import Tensor
 from bathyscope.config import Config
 from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.evaluation.controls import Reconstruct, fit_components, random_dictionary
-from bathyscope.evaluation.splice import Forward, Restart, Splice, add_batch
+from bathyscope.evaluation.splice import Forward, add_batch
 from bathyscope.metrics.latents import LatentCounts
 from bathyscope.metrics.reconstruction import Reconstruction
 from bathyscope.metrics.splice import TokenLosses
@@ -27,7 +27,7 @@ from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
 from bathyscope.stages.evaluation_results import DICTIONARY, headline, results_of
 from bathyscope.stages.masks import kept
-from bathyscope.stages.model import describe_model, load_tail, load_whole
+from bathyscope.stages.spliced import forward_of
 from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.values import HELD_OUT, TRAIN, Json, Receipt, Unit, UnitPlan
 
@@ -84,7 +84,7 @@ def open(config: Config, work: Work) -> Context:
     """Dictionary, controls fitted on training rows, and the model after the hook point."""
     run = Run(config.url)
     rows = run.activations[config.hook]
-    forward, device = _forward(config)
+    forward, device = forward_of(config)
     dictionary = run.dictionaries[config.dictionary.name].to(device)
     mean = torch.from_numpy(rows.moments(TRAIN, kept).mean).float().to(device)
     settings = config.evaluate
@@ -169,18 +169,6 @@ def _train_blocks(rows: Rows, limit: int = _CONTROL_ROWS) -> Iterator[Tensor]:
             if seen < limit:
                 seen += len(block)
                 yield block
-
-
-def _forward(config: Config) -> tuple[Forward, torch.device]:
-    """How logits come about from activations, and where activations go in."""
-    facts = describe_model(config)
-    hook = facts.hook(config.hook)
-    last = facts.shape.num_layers - 1
-    if hook.name.startswith("resid_post.") and hook.layer is not None and hook.layer < last:
-        tail = load_tail(config, hook.layer + 1)
-        return Restart(tail.model), tail.input_device
-    whole = load_whole(config)
-    return Splice(whole.model, hook), whole.input_device
 
 
 def _reconstruct(unit: Unit, context: Context) -> Json:

@@ -63,6 +63,8 @@ class _Batch(NamedTuple):
     blocks: list[slice]
     found: Forward | None
     """That of all rows, where one pass does."""
+    pull: Tensor | None = None
+    """The gradient that a loss outside of the dictionary has at ŷ [n, d_out]."""
 
 
 class _Sums:
@@ -101,6 +103,7 @@ class Gradients:
         *,
         auxk_weight: float,
         preact_weight: float = 0.0,
+        reconstruction_weight: float = 1.0,
         unit_rows: bool = True,
     ) -> None:
         self._dictionary = dictionary
@@ -109,18 +112,37 @@ class Gradients:
         self._auxk_weight = auxk_weight
         self._preact_weight = preact_weight
         self._unit_rows = unit_rows
+        self._reconstruction_weight = reconstruction_weight
         held = [part.num_latents for part in dictionary.parts]
         self._first_latents = mesh.first_latents(torch.tensor(held))
 
-    def find(self, x: Tensor, y: Tensor, dead: tuple[Tensor, ...], passes: int) -> Terms:
-        """Go over rows x [n, d_in], y [n, d_out] of this process in so many passes."""
-        batch = self._batch(x, y, dead, passes)
+    def find(
+        self,
+        x: Tensor,
+        y: Tensor,
+        dead: tuple[Tensor, ...],
+        passes: int,
+        pull: Tensor | None = None,
+    ) -> Terms:
+        """Go over rows x [n, d_in], y [n, d_out] of this process in so many passes.
+
+        `pull` [n, d_out] is the gradient at ŷ of a loss that is made of ŷ somewhere else: it is
+        followed into the weights, and its loss is not in the terms.
+        """
+        batch = self._batch(x, y, dead, passes)._replace(pull=pull)
         sums = _Sums(self._dictionary, x)
         whole = self._whole(batch)
         for rows in batch.blocks:
             self._loss(batch, rows, whole, sums).backward()
         self._finish(batch.centre)
         return self._terms(sums, whole, batch.num_rows)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, passes: int) -> Tensor:
+        """ŷ [n, d_out] of rows x [n, d_in] by the latents that training takes, no gradient."""
+        centre = self._dictionary.b_dec if self._dictionary.subtracts_b_dec else None
+        blocks = row_blocks(len(x), passes)
+        return torch.cat([self._forward(x[rows], centre).y_hats[-1] for rows in blocks])
 
     def _batch(self, x: Tensor, y: Tensor, dead: tuple[Tensor, ...], passes: int) -> _Batch:
         dictionary = self._dictionary
@@ -171,7 +193,7 @@ class Gradients:
         columns, y = self._dictionary.outputs, batch.y[rows]
         through = self._through(batch, rows)
         shares = unexplained(y, through.y_hats, columns, whole.spread)
-        loss = shares.mean()
+        loss = self._reconstruction_weight * shares.mean()
         sums.fvu += shares[-1].mean().detach()
         if through.gate_hat is not None:
             loss = loss + unexplained(y, through.gate_hat[None], columns, whole.spread).mean()
@@ -189,6 +211,8 @@ class Gradients:
             lacking = self._lacking(batch, rows) / whole.norm
             sums.lacking += lacking.detach()
             loss = loss + self._preact_weight * lacking / batch.num_rows
+        if batch.pull is not None:
+            loss = loss + (batch.pull[rows] * through.y_hats[-1]).sum()
         sums.note(through.active)
         return loss
 

@@ -94,6 +94,12 @@ class Sparsity:
             self._sum += error
             self.l1_weight = _START * math.exp(_INTEGRAL * self._sum + _PROPORTIONAL * error)
 
+    def start_at(self, l1_weight: float) -> None:
+        """Let a λ that follows L0 start at this one, where a training before has ended."""
+        if self._has_penalty and not self._is_fixed and l1_weight > 0:
+            self.l1_weight = l1_weight
+            self._sum = math.log(l1_weight / _START) / _INTEGRAL
+
     def state(self) -> Json:
         """What a checkpoint needs."""
         return {"l1_weight": self.l1_weight, "sum": self._sum}

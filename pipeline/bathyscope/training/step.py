@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from bathyscope.training.mesh import Mesh, Single
 from bathyscope.training.sparsity import Sparsity
 from bathyscope.values import Json
 from bathyscope_kernels import RowSparseAdam, TooManyEntries
+
+Result = TypeVar("Result")
 
 UNIT, FREE = "unit", "free"
 _THRESHOLD_RATE = 10.0
@@ -40,6 +43,8 @@ class StepSettings:
     """Weight of the pre-activation loss of dead latents (JumpReLU)."""
     clip_norm: float = 0.0
     """Gradients of all weights together are scaled down to this norm; 0 never does."""
+    reconstruction_weight: float = 1.0
+    """Weight of the fraction of variance unexplained."""
 
 
 class State(NamedTuple):
@@ -110,6 +115,7 @@ class Step:
             self.mesh,
             auxk_weight=settings.auxk_weight,
             preact_weight=settings.preact_weight,
+            reconstruction_weight=settings.reconstruction_weight,
             unit_rows=unit_rows,
         )
         self._passes = 1
@@ -175,14 +181,27 @@ class Step:
         limit = self.settings.dead_after_tokens
         return tuple(torch.nonzero(silent >= limit).flatten() for silent in self.silent_tokens)
 
-    def step(self, x: Tensor, y: Tensor | None = None) -> StepFigures:
+    def measure(self, x: Tensor) -> Terms:
+        """What a step on rows x [rows, d_in] would measure; no weight changes."""
+        terms = self._find_gradients(x, x)
+        self.optimizer.zero_grad()
+        return terms
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """ŷ [rows, d_out] of rows x as a step on them makes it, without gradient."""
+        return self._in_passes(len(x), lambda passes: self._gradients.reconstruct(x, passes))
+
+    def step(
+        self, x: Tensor, y: Tensor | None = None, *, pull: Tensor | None = None
+    ) -> StepFigures:
         """Train on rows x [rows, d_in] and what they are to become, y [rows, d_out], x by default.
 
+        `pull` [rows, d_out] is the gradient at ŷ of another loss, which is not in the figures.
         Raises `NonFiniteError` when the loss is NaN or infinite, before weights are touched.
         """
         x = x.to(self.silent_tokens[0].device)
         y = x if y is None else y.to(x.device)
-        terms = self._find_gradients(x, y)
+        terms = self._find_gradients(x, y, pull)
         if not torch.isfinite(torch.tensor(terms.loss)):
             self.optimizer.zero_grad()
             raise NonFiniteError(
@@ -204,23 +223,28 @@ class Step:
             sparsity=terms.sparsity,
         )
 
-    def _find_gradients(self, x: Tensor, y: Tensor) -> Terms:
+    def _find_gradients(self, x: Tensor, y: Tensor, pull: Tensor | None = None) -> Terms:
         """Gradients of the batch, in as many passes over its rows as their latents need."""
         revives = self.settings.auxk_weight or self.settings.preact_weight
         dead = self.dead if revives else ()
+        terms = self._in_passes(
+            len(x), lambda passes: self._gradients.find(x, y, dead, passes, pull)
+        )
+        if 4 * terms.entries < MOST_ENTRIES * self._passes:
+            self._passes = max(1, self._passes // 2)
+        return terms
+
+    def _in_passes(self, num_rows: int, call: Callable[[int], Result]) -> Result:
+        """What it returns for as many passes over the rows as their latents need."""
         while True:
             try:
-                terms = self._gradients.find(x, y, dead, self._passes)
+                return call(self._passes)
             except TooManyEntries:
                 splits = all(part.activation.passes for part in self.dictionary.parts)
-                if not splits or self._passes >= len(x):
+                if not splits or self._passes >= num_rows:
                     raise
                 self.optimizer.zero_grad()
                 self._passes *= 2
-            else:
-                if 4 * terms.entries < MOST_ENTRIES * self._passes:
-                    self._passes = max(1, self._passes // 2)
-                return terms
 
     def _clip(self) -> None:
         norms = self.mesh.sum_latents(self._squared_norm(split=True)) + self._squared_norm(
