@@ -242,6 +242,27 @@ def test_what_is_chosen_and_not_installed_is_refused_before_the_work(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_disk_that_is_full_is_said_once_and_ends_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Full:
+        def write(self, step: int, scalars: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        def flush(self) -> None: ...
+
+        def close(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    with caplog.at_level(logging.WARNING), Log(Full()) as log:
+        for step in (1, 11, 21):
+            log.write(point(step))
+    assert [r.message for r in caplog.records] == [
+        "The curves are not logged any more: [Errno 28] No space left on device. The training "
+        "goes on, and curve.parquet will have them."
+    ]
+
+
 def test_speed_is_rows_over_the_time_between_two_points() -> None:
     times = iter([10.0, 14.0])
     written: list[dict[str, float]] = []

@@ -19,7 +19,6 @@ from pathlib import Path
 from types import TracebackType
 
 from bathyscope.config import Config
-from bathyscope.errors import StoreError
 from bathyscope.runs.identity import digest
 from bathyscope.stages.inputs import cache_folder
 from bathyscope.stages.log_writers import (
@@ -41,7 +40,10 @@ logger = logging.getLogger(__name__)
 
 
 class Log:
-    """Takes points of a training curve. Without a writer it takes nothing."""
+    """Takes points of a training curve. Without a writer it takes nothing.
+
+    Where the disk does not take them that is said once, and the training goes on without.
+    """
 
     def __init__(
         self,
@@ -64,21 +66,34 @@ class Log:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        self._try(lambda writer: writer.close())
         if self._copies is not None:
             self._copies.finish()
 
     def write(self, point: Point) -> None:
         """Take a point, which is on the host already: no GPU is waited for."""
         if self._writer is not None:
-            self._writer.write(point.step, self._scalars(point))
+            scalars = self._scalars(point)
+            self._try(lambda writer: writer.write(point.step, scalars))
 
     def keep(self) -> None:
         """Bring what there is to an object store, in the background."""
-        if self._writer is not None and self._copies is not None:
-            self._writer.flush()
+        if self._copies is not None:
+            self._try(lambda writer: writer.flush())
             self._copies.begin()
+
+    def _try(self, do: Callable[[Writer], None]) -> None:
+        if self._writer is None:
+            return
+        try:
+            do(self._writer)
+        except OSError as error:
+            self._writer = None
+            logger.warning(
+                "The curves are not logged any more: %s. The training goes on, and curve.parquet "
+                "will have them.",
+                error,
+            )
 
     def _scalars(self, point: Point) -> dict[str, float]:
         """The columns of `curve.parquet`, and the speed since the point before."""
@@ -118,16 +133,19 @@ class Copies:
         for folder, _, names in os.walk(self._folder):
             for name in names:
                 path = Path(folder, name)
-                key = path.relative_to(self._folder).as_posix()
-                if self._sizes.get(key) == path.stat().st_size:
-                    continue
-                try:
-                    data = path.read_bytes()
-                    self._objects.put(key, data)
-                except (StoreError, OSError) as error:
-                    self._say(key, error)
-                else:
-                    self._sizes[key] = len(data)
+                if not path.is_symlink():
+                    self._copy_one(path, path.relative_to(self._folder).as_posix())
+
+    def _copy_one(self, path: Path, key: str) -> None:
+        try:
+            if self._sizes.get(key) == path.stat().st_size:
+                return
+            data = path.read_bytes()
+            self._objects.put(key, data)
+        except OSError as error:
+            self._say(key, error)
+        else:
+            self._sizes[key] = len(data)
 
     def _say(self, key: str, error: Exception) -> None:
         if not self._said:
