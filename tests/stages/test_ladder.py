@@ -71,9 +71,7 @@ def cut_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> list[int]:
 
 
 def results(config: Config) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(
-        (Path(config.url) / "ladder" / "results.json").read_text()
-    )["models"]
+    found: list[dict[str, Any]] = Run(config.url).ladder["models"]
     return found
 
 

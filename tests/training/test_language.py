@@ -156,6 +156,15 @@ def test_it_stops_when_the_held_out_loss_gets_no_better_and_keeps_the_best(
     assert float(losses(network, held_out).double().mean()) == state.best_loss
 
 
+def test_products_in_bfloat16_leave_weights_and_losses_in_float32(held_out: Tensor) -> None:
+    plain, half = trained(PLAN, held_out), trained(replace(PLAN, bfloat16=True), held_out)
+    assert {p.dtype for p in half.model.parameters()} == {torch.float32}
+    assert losses(half.model, held_out, bfloat16=True).dtype == torch.float32
+    found, wanted = (t.state.curve[-1].held_out_loss for t in (half, plain))
+    assert found == pytest.approx(wanted, rel=0.02)
+    assert found != wanted
+
+
 def test_a_loss_that_is_no_number_ends_it(held_out: Tensor) -> None:
     network = model()
     with torch.no_grad():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -38,12 +37,13 @@ def ladder(
     steps = (Step(name, name, config) for name in STAGES)
     carry_out(config, steps, record=record, screen=Screen())
     run = Run(config.url)
-    facts = run.manifest(LADDER).facts
-    results = json.loads(run.objects.at(LADDER).get(facts["results_key"]))
-    say(table(results["models"]))
+    say(table(run.ladder["models"]))
     folder = f"{config.url.rstrip('/')}/{LADDER}"
-    say(f"curves and plots: {folder}/{facts['page_key']}")
-    say(f"a model: bathyscope run model=folder model.path={folder}/{models[-1].name}/final …")
+    say(f"curves and plots: {folder}/{run.manifest(LADDER).facts['page_key']}")
+    say(
+        f"next: bathyscope run model=folder model.path={folder}/{models[-1].name}/final "
+        f"hooks.points=[resid_post.{models[-1].rung.layers // 2}] url=runs/rung"
+    )
 
 
 def table(rows: Sequence[Json]) -> str:

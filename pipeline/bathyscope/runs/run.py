@@ -99,6 +99,13 @@ class Run:
         """Results of the evaluation by dictionary."""
         return _Lazy(self._evaluation, self._complete(EVALUATIONS))
 
+    @cached_property
+    def ladder(self) -> Json:
+        """Results of a ladder: `models`, a row for each, and `definitions` of their columns."""
+        key = self.manifest(LADDER).facts["results_key"]
+        results: Json = json.loads(self.objects.at(LADDER).get(key))
+        return results
+
     def features(self, dictionary: str = "main") -> pa.Table:
         """One row per latent: density, activation range, promoted and suppressed tokens."""
         return self._table(f"{FEATURES}/{dictionary}", "latents_key")

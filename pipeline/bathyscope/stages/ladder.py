@@ -34,14 +34,15 @@ from bathyscope.runs.tables import to_parquet
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
 from bathyscope.stages.ladder_batches import LadderBatches
+from bathyscope.stages.ladder_figures import described, measured
 from bathyscope.stages.ladder_models import LadderModel, models_of, num_steps, plan_of
 from bathyscope.stages.ladder_results import WEIGHTS, put_results, remove_others
 from bathyscope.stages.ladder_states import LadderStates
 from bathyscope.stages.ladder_tokenizer import stored_files, with_tokenizer
 from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.stores.objects import Objects
-from bathyscope.training.language import LanguageState, LanguageTraining, losses
-from bathyscope.values import HELD_OUT, TRAIN, Json, Receipt, Unit, UnitPlan
+from bathyscope.training.language import LanguageState, LanguageTraining
+from bathyscope.values import HELD_OUT, Json, Receipt, Unit, UnitPlan
 
 NAME = "ladder"
 SEMANTICS = 1
@@ -132,7 +133,12 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
         for name, parameter in network.named_parameters():
             parameter.copy_(training.best()[name])
     guard.progress(1.0, f"{model.name}  last evaluation")
-    figures = {**_described(context, model, training.state), **_measured(context, network)}
+    per_step = context.config.ladder.batch_items * context.corpus.sequence_length
+    bfloat16 = context.config.ladder.dtype == "bfloat16"
+    figures = {
+        **described(model, training.state, per_step),
+        **measured(network, context.corpus, context.bytes_of, bfloat16=bfloat16),
+    }
     guard.check()
     figures["weights_digest"] = _put_folder(context, folder.at("final"), network)
     points = [asdict(point) for point in training.state.curve]
@@ -190,59 +196,6 @@ def _training(
         ),
         start=state,
     )
-
-
-def _described(context: Context, model: LadderModel, state: LanguageState) -> Json:
-    ladder = context.config.ladder
-    tokens = state.step * ladder.batch_items * context.corpus.sequence_length
-    best = state.best_step * ladder.batch_items * context.corpus.sequence_length
-    return {
-        "name": model.name,
-        "family": model.family,
-        "parameters": model.parameters,
-        "embedding_parameters": model.embedding_parameters,
-        "width": model.rung.width,
-        "layers": model.rung.layers,
-        "heads": model.rung.heads,
-        "seed": model.seed,
-        "steps": state.step,
-        "tokens": tokens,
-        "tokens_per_parameter": tokens / model.parameters,
-        "best_tokens": best,
-        "stopped_early": state.stopped,
-    }
-
-
-def _measured(context: Context, network: torch.nn.Module) -> Json:
-    """Losses of the best weights on all held-out sequences, and on as many of training."""
-    corpus = context.corpus
-    held_out, train = corpus.split_range(HELD_OUT), corpus.split_range(TRAIN)
-    nats, targets, num_bytes = _sums(context, network, held_out.start, held_out.stop)
-    stop = min(train.start + held_out.stop - held_out.start, train.stop)
-    train_nats, train_targets, _ = _sums(context, network, train.start, stop)
-    loss, train_loss = nats / targets, train_nats / train_targets
-    return {
-        "train_loss": train_loss,
-        "held_out_loss": loss,
-        "gap": loss - train_loss,
-        "bits_per_byte": nats / torch.log(torch.tensor(2.0)).item() / num_bytes,
-        "held_out_targets": targets,
-    }
-
-
-def _sums(
-    context: Context, network: torch.nn.Module, start: int, stop: int
-) -> tuple[float, int, int]:
-    """Nats, targets, and bytes of text of the targets, of a range of items."""
-    bfloat16 = context.config.ladder.dtype == "bfloat16"
-    nats, targets, num_bytes = 0.0, 0, 0
-    for first in range(start, stop, 256):
-        tokens = context.corpus.tokens(first, min(first + 256, stop))
-        found = losses(network, tokens.to(context.device), bfloat16=bfloat16)
-        nats += float(found.double().sum())
-        targets += found.numel()
-        num_bytes += int(context.bytes_of[tokens[:, 1:]].sum())
-    return nats, targets, num_bytes
 
 
 def _checkpoint(

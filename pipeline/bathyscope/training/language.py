@@ -218,9 +218,9 @@ class LanguageTraining:
                 parameter.copy_(tensors[f"{_MODEL}{name}"])
                 moments = {k: tensors[f"{k}/{name}"] for k in _MOMENTS if f"{k}/{name}" in tensors}
                 if moments:
+                    # The fused kernel wants the count of steps there as well.
                     self._optimiser.state[parameter] = {
-                        kind: value.clone().to(parameter.device if kind != "step" else value.device)
-                        for kind, value in moments.items()
+                        kind: value.clone().to(parameter.device) for kind, value in moments.items()
                     }
 
 
