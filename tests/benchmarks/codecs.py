@@ -36,16 +36,16 @@ from torch import Tensor
 from bathyscope.commands.run import run as run_stages
 from bathyscope.composition import compose
 from bathyscope.config import Config
-from bathyscope.dictionaries.dictionary import Dictionary
+from bathyscope.dictionaries.dictionary import Dictionary, topk_autoencoder
 from bathyscope.dictionaries.files import from_files, to_files
 from bathyscope.evaluation.splice import Restart, add_batch
 from bathyscope.metrics.reconstruction import Reconstruction
 from bathyscope.metrics.splice import CLEAN, TokenLosses
 from bathyscope.metrics.splice import delta_ce as change_of_ce
 from bathyscope.runs.run import Run
+from bathyscope.stages.hook_columns import num_latents
 from bathyscope.stages.masks import kept
 from bathyscope.stages.model import load_tail
-from bathyscope.stages.train import num_latents
 from bathyscope.stores.batches import ShuffledBatches
 from bathyscope.stores.chunks import Chunks, Part
 from bathyscope.stores.codecs import CODECS, NONE, ZSTD, is_per_row, stored_dtype
@@ -56,9 +56,9 @@ from bathyscope.stores.receipts import Receipts
 from bathyscope.stores.rows import SegmentReader, scales_name
 from bathyscope.stores.shards import ArraySpec
 from bathyscope.stores.units import create_segment, encoded, write_unit
-from bathyscope.training.initial import initial_topk
-from bathyscope.training.loop import Plan, train
-from bathyscope.training.step import Step
+from bathyscope.training.initial import initialise
+from bathyscope.training.loop import Plan, Scaled, Trainee, train
+from bathyscope.training.step import Step, StepSettings
 from bathyscope.values import HELD_OUT, TRAIN, Receipt, Unit, UnitPlan
 from bench import arguments, conclude, folder
 
@@ -129,23 +129,6 @@ def planted(train_rows: Tensor, held_out: Tensor) -> Data:
         sinks=chosen,
         factor=factor,
     )
-
-
-class Standardised:
-    """Batches in the units of a data set."""
-
-    def __init__(self, batches: ShuffledBatches, divisor: Tensor) -> None:
-        self._batches = batches
-        self._divisor = divisor
-        self.batch_rows = batches.batch_rows
-
-    def num_steps(self, seed: int, epoch: int) -> int:
-        """As the batches have them."""
-        return self._batches.num_steps(seed, epoch)
-
-    def batch(self, seed: int, epoch: int, step: int) -> Tensor:
-        """Rows [batch_rows, d], float32."""
-        return self._batches.batch(seed, epoch, step).float() / self._divisor
 
 
 def segment_of(data: Data, codec: str) -> Segment:
@@ -246,24 +229,23 @@ def trained(data: Data, codec: str, seed: int, config: Config, base: Path) -> Di
         window_chunks=config.store.window_chunks,
     )
     width = data.train.shape[1]
-    dictionary = initial_topk(
+    dictionary = topk_autoencoder(
         d_in=width,
         num_latents=num_latents(config, width),
         k=config.dictionary.k,
         hook_point=config.hook,
-        mean=torch.from_numpy(moments(data.train[~data.sinks]).mean).float() / data.divisor,
-        seed=seed,
+        dtype=torch.float32,
     )
-    step = Step(
-        dictionary,
-        lr=settings.lr,
+    scaled = Scaled(dictionary, data.divisor)
+    mean = torch.from_numpy(moments(data.train[~data.sinks]).mean).float() / data.divisor
+    x, y = scaled(batches.batch(seed, 0, 0))
+    initialise(dictionary, x=x, y=y, mean=mean, seed=seed)
+    chosen = StepSettings(
         auxk_weight=settings.auxk_weight,
         dead_after_tokens=int(settings.dead_after_epochs * batches.num_rows),
     )
-    plan = Plan(
-        settings.epochs, settings.lr, settings.warmup_share, settings.decay_share, seed, 1.0
-    )
-    train(step, Standardised(batches, data.divisor), plan=plan)
+    plan = Plan(settings.epochs, settings.lr, settings.warmup_share, settings.decay_share, seed)
+    train([Trainee(Step(dictionary, chosen, lr=settings.lr), plan)], batches, scaled=scaled)
     kept_at.mkdir(parents=True, exist_ok=True)
     for name, content in to_files(dictionary, {}).items():
         (kept_at / name).write_bytes(content)
