@@ -38,19 +38,23 @@ class Screen:
         self._total = 1
         self._rows_per_unit = 0.0
         self._noted: set[str] = set()
+        self.subject = ""
+        """What the stage is about, where it comes several times."""
 
     def begin(self, begun: Begun) -> None:
         """Say what is to be done, or that nothing is."""
         work = begun.work
         if begun.complete:
-            self.line(f"{work.stage:9s} up to date")
+            self.line(f"{self._named(work)} up to date")
             return
         self._total = work.plan.num_units
         self._first = float(self._total - len(begun.remaining))
         self._started = self._last_line = self._clock()
         self._rows_per_unit = _rows(work) / self._total
         if self._first:
-            self.line(f"{work.stage:9s} goes on: {int(self._first)} of {self._total} units done")
+            self.line(
+                f"{self._named(work)} goes on: {int(self._first)} of {self._total} units done"
+            )
         if self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description:9s}"),
@@ -64,7 +68,7 @@ class Screen:
             self._task = self._bar.add_task(
                 work.stage, total=self._total, completed=int(self._first), text=""
             )
-        self._stage = work.stage
+        self._stage = self._named(work)
 
     def progress(self, done: float, text: str) -> None:
         """Units done, with the fraction of those under way."""
@@ -75,7 +79,7 @@ class Screen:
         now = self._clock()
         if now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now
-            self.line(f"{self._stage:9s} {self._plain(done, text)}")
+            self.line(f"{self._stage} {self._plain(done, text)}")
 
     def note(self, text: str) -> None:
         """Say something once."""
@@ -88,7 +92,7 @@ class Screen:
         self.stop()
         seconds = self._clock() - self._started
         parts = [f"done in {duration(seconds)}", self._rate(self._total), _told(facts)]
-        self.line(f"{begun.work.stage:9s} {'  '.join(p for p in parts if p)}")
+        self.line(f"{self._named(begun.work)} {'  '.join(p for p in parts if p)}")
 
     def stop(self) -> None:
         """Take the bar away, also after an error."""
@@ -99,6 +103,9 @@ class Screen:
     def line(self, text: str) -> None:
         """One plain line."""
         self._console.print(text, markup=False, soft_wrap=True)
+
+    def _named(self, work: Work) -> str:
+        return f"{work.stage:9s}" + (f" {self.subject}:" if self.subject else "")
 
     def _rate(self, done: float) -> str:
         seconds = self._clock() - self._started

@@ -66,6 +66,8 @@ class Step(NamedTuple):
     """What the record and the figures call it."""
     stage: str
     config: Config
+    subject: str = ""
+    """What it is about, where the stage comes several times."""
 
 
 class Record:
@@ -100,7 +102,7 @@ def carry_out(config: Config, steps: Iterable[Step], *, record: Record, screen: 
             for step in steps:
                 started = time.monotonic()
                 memory.mark()
-                watched = _Watched(screen)
+                watched, screen.subject = _Watched(screen), step.subject
                 stage: Any = importlib.import_module(f"bathyscope.stages.{step.stage}")
                 found[step.name] = driver.drive(stage, watched, step.config)
                 took = time.monotonic() - started

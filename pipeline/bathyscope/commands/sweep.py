@@ -111,4 +111,4 @@ def _steps(
         for config in group.dictionaries if group.sweep.evaluate else ():
             name = config.dictionary.name
             if (url, name) not in errors and "evaluate" in stages_of(config):
-                yield Step(f"{prefix}evaluate {name}", "evaluate", config)
+                yield Step(f"{prefix}evaluate {name}", "evaluate", config, subject=name)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+import numpy as np
+
 from bathyscope.config import Config
 from bathyscope.stages.stage import Guard
 from bathyscope.stages.streamed import windows_of
@@ -67,9 +69,12 @@ class Bounded:
         """The units that must have room before it, and itself: none may take another's."""
         first = self._segment.plan.indices(unit.split).start
         gone = self._streaming.retired()
-        before = set(range(first, unit.index)) - set(gone.tolist())
+        gone = gone[gone >= first]
+        # Windows go in their order, so what is gone is mostly what comes first.
+        first += int((gone == first + np.arange(len(gone))).cumprod().sum())
+        before = np.setdiff1d(np.arange(first, unit.index), gone)
         # Held-out rows stay, so they have room before all others.
-        return [*self._held_out(unit), *sorted(before), unit.index]
+        return [*self._held_out(unit), *before.tolist(), unit.index]
 
     def _held_out(self, unit: Unit) -> list[int]:
         if unit.split != TRAIN:

@@ -100,6 +100,8 @@ class StreamedBatches:
         self._consumer = consumer if rank == 0 else None
         self._heard_at = time.monotonic()
         self._open: tuple[int, ShuffledBatches] | None = None
+        self._passed_to = self.windows.units.start
+        self._ends_of: dict[int, list[int]] = {}
         self._sizes = [self._sizes_of(number) for number in range(len(self.windows))]
         self._set_aside(config.train.calibration_rows)
         self.num_rows = sum(int(sizes.sum(dtype=np.int64)) for sizes in self._sizes)
@@ -158,9 +160,10 @@ class StreamedBatches:
         """Give back the units of all windows that so many steps have gone through."""
         if self._consumer is not None:
             window = min(bisect_right(self._ends(seed), done), len(self.windows) - 1)
-            units = range(self.windows.units.start, self.windows[window].start)
+            units = range(self._passed_to, self.windows[window].start)
             self._streaming.passed(self._consumer, units)
             self._streaming.retire()
+            self._passed_to = max(self._passed_to, units.stop)
             self._heard_at = time.monotonic()
 
     def alive(self) -> None:
@@ -187,7 +190,10 @@ class StreamedBatches:
             )
 
     def _ends(self, seed: int) -> list[int]:
-        return list(accumulate(self.num_steps(seed, w) for w in range(len(self.windows))))
+        if seed not in self._ends_of:
+            sizes = (self.num_steps(seed, window) for window in range(len(self.windows)))
+            self._ends_of[seed] = list(accumulate(sizes))
+        return self._ends_of[seed]
 
     def _opened(self, window: int) -> ShuffledBatches:
         self._check(window)
