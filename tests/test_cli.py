@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 import bathyscope
 from bathyscope import cli
 from bathyscope.command_help import COMMANDS, GROUPS, OF_A_FOLDER, choices
+from bathyscope.commands import ladder as ladders
 from bathyscope.commands import run as runs
 from bathyscope.composition import compose
 from bathyscope.config import setting_names
@@ -278,6 +279,19 @@ def test_a_command_runs_its_stages_with_what_was_given(
     assert (seen["command"], tuple(seen["stages"])) == (command, stages)
     assert seen["overrides"] == ["train.lr=0.5"]
     assert seen["config"].train.lr == seen["resolved"]["train"]["lr"] == 0.5
+
+
+def test_ladder_gets_its_group_with_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(
+        ladders, "ladder", lambda config, say, **given: seen.update(given, config=config)
+    )
+    given = ["ladder=cpu", "ladder.tokens=5000"]
+    assert cli.run_command(["ladder", *given]) == 0
+    assert seen["overrides"] == given
+    config = seen["config"]
+    assert (config.ladder.tokens, config.url) == (5000, "runs/ladder")
+    assert seen["resolved"]["ladder"]["rungs"] == config.ladder.rungs
 
 
 def test_every_command_is_a_stage_or_known() -> None:
