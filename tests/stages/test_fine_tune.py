@@ -80,6 +80,17 @@ def test_the_result_is_a_dictionary_like_any_other(copied: Config) -> None:
     figures = run.manifest("evaluations/main_kl").facts
     assert figures["kl"] == pytest.approx(facts["fine_tune"]["held_out"]["after"]["kl"], rel=1e-5)
     assert verify(config, told.append), "\n".join(told)
+    # Where the first one is replaced, the other is told to be older, with what makes it again.
+    run_stages(changed(config, train__seed=1, force=True), stages=["train"])
+    told.clear()
+    assert not verify(config, told.append)
+    assert "made from another dictionary" in told[told.index(_line_of(told, "main_kl")) + 1]
+    assert "bathyscope fine-tune" in _line_of(told, "fine_tune.name=main_kl")
+    assert "dictionary.name=main " in _line_of(told, "fine_tune.name=main_kl")
+
+
+def _line_of(told: list[str], text: str) -> str:
+    return next(line for line in told if text in line)
 
 
 def test_the_same_again_does_nothing_and_other_settings_are_refused(copied: Config) -> None:

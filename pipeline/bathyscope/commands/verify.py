@@ -10,6 +10,7 @@ from bathyscope.commands.progress import size
 from bathyscope.config import Config
 from bathyscope.runs.verify import Settings, Verified, overrides_of
 from bathyscope.runs.verify import verify as verify_run
+from bathyscope.stores.manifests import latest
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.receipts import redo_command
 from bathyscope.stores.verify import Checked
@@ -86,10 +87,24 @@ def _again(run: Objects, found: Verified, *, force: bool) -> str:
     _, _, name = found.artifact.partition("/")
     if name:
         words["dictionary.name"] = f"dictionary.name={name}"
+    if found.stage == "fine_tune":
+        words["fine_tune.name"] = f"fine_tune.name={name}"
+        words["dictionary.name"] = f"dictionary.name={_source(run, found.artifact)}"
     words.pop("force", None)
     return shlex.join(
-        ["bathyscope", found.stage, *words.values(), *(["force=true"] if force else [])]
+        [
+            "bathyscope",
+            found.stage.replace("_", "-"),
+            *words.values(),
+            *(["force=true"] if force else []),
+        ]
     )
+
+
+def _source(run: Objects, artifact: str) -> str:
+    """The dictionary that a fine-tuned one was made of."""
+    manifest = latest(run.at(artifact))
+    return "…" if manifest is None else str(manifest.identity["fine_tuned_from"]["name"])
 
 
 class _Progress:

@@ -129,8 +129,10 @@ def _origin(run: Objects, artifact: str, manifest: Manifest) -> Iterator[str]:
         there = _newest(run, upstream)
         if name in identity and there and digest(there.identity) != identity[name]:
             yield f"it was made from another {upstream} than the one that is there"
-    weights = identity.get("dictionary")
-    there = _newest(run, f"{DICTIONARIES}/{artifact.rsplit('/', 1)[-1]}")
+    name, weights = artifact.rsplit("/", 1)[-1], identity.get("dictionary")
+    if before := identity.get("fine_tuned_from"):
+        name, weights = before["name"], before["weights"]
+    there = _newest(run, f"{DICTIONARIES}/{name}")
     if isinstance(weights, str) and there and there.facts.get("weights_digest") != weights:
         yield "it was made from another dictionary than the one that is there"
 

@@ -55,7 +55,7 @@ def units(config: Config) -> Work:
         "stage": NAME,
         "semantics": SEMANTICS,
         "activations": digest(rows.identity),
-        "dictionary": facts["weights_digest"],
+        "fine_tuned_from": {"name": source, "weights": facts["weights_digest"]},
         "hook": config.hook,
         "dtype": rows.facts["dtype"],
         "fine_tune": settings,
