@@ -12,6 +12,8 @@ from bathyscope.errors import ConfigError, DependencyError
 from bathyscope.values import Json
 
 NONE, TENSORBOARD, WANDB = "none", "tensorboard", "wandb"
+MODULES = {TENSORBOARD: "torch.utils.tensorboard", WANDB: "wandb"}
+"""What is loaded for each: seconds of work."""
 
 
 class Writer(Protocol):

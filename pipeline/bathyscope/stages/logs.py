@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +23,7 @@ from bathyscope.config import Config
 from bathyscope.runs.identity import digest
 from bathyscope.stages.inputs import cache_folder
 from bathyscope.stages.log_writers import (
+    MODULES,
     NONE,
     TENSORBOARD,
     WANDB,
@@ -164,9 +166,13 @@ def open_log(config: Config, *, segment: str, rank: int, start: int) -> Log:
     refuses.
     """
     settings, name = config.logging, config.dictionary.name
-    if settings.kind == NONE or rank != 0:
+    if settings.kind == NONE:
         return Log()
     check_installed(settings)
+    # By all, or the others would wait for the first one in their first exchange.
+    import_module(MODULES[settings.kind])
+    if rank != 0:
+        return Log()
     objects = Objects(config.url).at(f"{LOGS}/{name}")
     key = digest({"url": config.url, "dictionary": name})
     folder = objects.local or cache_folder(config) / LOGS / key / name

@@ -172,7 +172,7 @@ def _check(count: int, needed: Footprint, available: int, where: str) -> None:
 def _entries(part: Dictionary, rows: int, grid: Grid) -> int:
     """Entries of rows that are at hand at once, of the latents here."""
     activation = part.activation
-    found = min(_ENTRIES[activation.name] * activation.k, part.num_latents)
+    found = min(_ENTRIES.get(activation.name, 4) * activation.k, part.num_latents)
     return min(rows * found // grid.latents, MOST_ENTRIES)
 
 
