@@ -142,6 +142,9 @@ class TrainConfig:
         65_536, "training rows, 5 % at most, that no step sees: thresholds are set on them"
     )
     auxk_weight: float = option(1 / 32, "weight of the AuxK loss; 0 turns it off")
+    resample_steps: list[int] = option(
+        [], "steps after which dead latents start anew from rows with a high loss"
+    )
     preact_weight: float = option(
         0.0, "weight of what dead latents lack to their thresholds (jumprelu), such as 0.01"
     )

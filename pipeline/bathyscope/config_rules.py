@@ -92,6 +92,11 @@ def validate(config: Config, *, planned: bool = False) -> None:
 
 
 def _revival(config: Config) -> None:
+    if any(step < 1 for step in config.train.resample_steps):
+        raise ConfigError(
+            f"train.resample_steps are {list(config.train.resample_steps)}. Numbers of steps from "
+            "1 on are wanted, after which dead latents start anew."
+        )
     weight, activation = config.train.preact_weight, config.dictionary.activation
     if weight and activation != "jumprelu":
         raise ConfigError(

@@ -72,6 +72,7 @@ def trained(config: Config, folder: Path, *, after: float = 2.0) -> Any:
         {"dictionary__activation": "batch_topk"},
         {"dictionary__activation": "batch_topk", "dictionary__prefixes": [0.25, 1.0]},
         {"dictionary__activation": "jumprelu"},
+        {"train__resample_steps": [5, 13, 17]},
         {"dictionary__activation": "relu", "train__decoder_norm": "free"},
         {"dictionary__activation": "gated", "train__clip_norm": 0.1},
     ],

@@ -50,6 +50,7 @@ class Case:
     clip_norm: float = 0.0
     dead_after: int = 100
     preact_weight: float = 0.0
+    resample_steps: tuple[int, ...] = ()
     quantised: bool = False
     """Whether rows are in eighths, so that float32 sums of them are exact."""
 
@@ -123,6 +124,7 @@ def run_case(case: Case, grid: Grid | None = None, rank: int = 0) -> Outcome:
         dead_after_tokens=case.dead_after,
         clip_norm=case.clip_norm,
         preact_weight=case.preact_weight,
+        resample_steps=case.resample_steps,
     )
     step = Step(dictionary, settings, lr=3e-3, mesh=mesh)
     each = case.rows // grid.data

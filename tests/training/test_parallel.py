@@ -33,6 +33,11 @@ CASES: dict[str, tuple[Case, Grid]] = {
     "clt batch_topk over latents": (
         Case(kind="cross_layer_transcoder", activation="batch_topk"), LATENTS,
     ),
+    "resampled topk over both": (Case(resample_steps=(6, 9)), BOTH),
+    "resampled gated over both": (
+        Case(activation="gated", k=1, dead_after=64, resample_steps=(4, 8)), BOTH,
+    ),
+    "resampled clt over both": (Case(kind="cross_layer_transcoder", resample_steps=(6,)), BOTH),
     "float32 over both": (Case(dtype=torch.float32, quantised=True, dead_after=10**6), BOTH),
     "float32 batch_topk": (
         Case(dtype=torch.float32, activation="batch_topk", quantised=True, dead_after=10**6),

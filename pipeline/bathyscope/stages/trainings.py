@@ -272,6 +272,8 @@ def _step_settings(config: Config, batches: AnyBatches) -> StepSettings:
         l0_weight=settings.l0_weight,
         l1_weight=settings.l1_weight,
         preact_weight=settings.preact_weight,
+        resample_steps=tuple(settings.resample_steps),
+        seed=settings.seed,
         clip_norm=settings.clip_norm,
     )
 

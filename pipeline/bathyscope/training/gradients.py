@@ -144,6 +144,10 @@ class Gradients:
         blocks = row_blocks(len(x), passes)
         return torch.cat([self._forward(x[rows], centre).y_hats[-1] for rows in blocks])
 
+    def errors(self, x: Tensor, y: Tensor, passes: int) -> Tensor:
+        """y - ŷ of rows of this process [n, d_out]."""
+        return y - self.reconstruct(x, passes)
+
     def _batch(self, x: Tensor, y: Tensor, dead: tuple[Tensor, ...], passes: int) -> _Batch:
         dictionary = self._dictionary
         num_rows = int(self._mesh.sum_rows(torch.tensor(len(x), device=x.device)))

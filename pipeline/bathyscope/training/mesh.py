@@ -42,6 +42,10 @@ class Mesh(Protocol):
         """The number of the first latent of each part that this process holds [parts]."""
         ...
 
+    def first_row(self, held: int) -> int:
+        """The number of the first row of the batch that this process has; all have `held`."""
+        ...
+
 
 class Single:
     """One process has all rows and all latents."""
@@ -66,3 +70,7 @@ class Single:
     def first_latents(self, held: Tensor) -> Tensor:
         """Zeros."""
         return torch.zeros_like(held)
+
+    def first_row(self, held: int) -> int:
+        """Zero."""
+        return 0

@@ -71,6 +71,10 @@ class ParallelMesh:
         """The number of the first latent of each part that this process holds."""
         return held * self.grid.latent_place(self.rank)
 
+    def first_row(self, held: int) -> int:
+        """The number of the first row of the batch that this process has."""
+        return held * self.grid.data_place(self.rank)
+
     def sum_gradients(self, dictionary: AnyDictionary) -> None:
         """Add up the gradients of processes with other rows."""
         if self.grid.data == 1:

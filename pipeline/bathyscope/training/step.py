@@ -15,6 +15,7 @@ from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.errors import ConfigError, NonFiniteError
 from bathyscope.training.gradients import Gradients, Terms
 from bathyscope.training.mesh import Mesh, Single
+from bathyscope.training.resampling import Rows, resample
 from bathyscope.training.sparsity import Sparsity
 from bathyscope.values import Json
 from bathyscope_kernels import RowSparseAdam, TooManyEntries
@@ -41,6 +42,10 @@ class StepSettings:
     """Weight of the L1 penalty, for kinds that have one; 0 lets it follow L0."""
     preact_weight: float = 0.0
     """Weight of the pre-activation loss of dead latents (JumpReLU)."""
+    resample_steps: tuple[int, ...] = ()
+    """Dead latents start anew after so many steps."""
+    seed: int = 0
+    """Of what resampling draws."""
     clip_norm: float = 0.0
     """Gradients of all weights together are scaled down to this norm; 0 never does."""
     reconstruction_weight: float = 1.0
@@ -118,7 +123,7 @@ class Step:
             reconstruction_weight=settings.reconstruction_weight,
             unit_rows=unit_rows,
         )
-        self._passes = 1
+        self._passes, self._done = 1, 0
         self.optimizer = _optimizer(dictionary, lr, unit_rows)
         device = dictionary.parts[0].W_enc.device
         self.silent_tokens = [
@@ -150,6 +155,7 @@ class Step:
             "adam_steps": counts,
             "sparsity": self.sparsity.state(),
             "passes": self._passes,
+            "steps": self._done,
             "activations": functions,
         }
         return State(tensors, facts)
@@ -171,7 +177,7 @@ class Step:
         for number, silent in enumerate(self.silent_tokens):
             silent.copy_(state.tensors[f"silent/{number}"].to(device))
         self.sparsity.load(state.facts["sparsity"])
-        self._passes = int(state.facts["passes"])
+        self._passes, self._done = int(state.facts["passes"]), int(state.facts["steps"])
         for part, facts in zip(self.dictionary.parts, state.facts["activations"], strict=True):
             part.activation.load_training_state(facts)
 
@@ -213,6 +219,8 @@ class Step:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._after(terms)
+        if self._done in self.settings.resample_steps:
+            self._resample(x, y)
         return StepFigures(
             loss=terms.loss,
             fvu=terms.fvu,
@@ -270,6 +278,7 @@ class Step:
 
     @torch.no_grad()
     def _after(self, terms: Terms) -> None:
+        self._done += 1
         self.sparsity.after(terms.l0)
         for part in self.dictionary.parts:
             if isinstance(part.activation, JumpReLU):
@@ -278,6 +287,16 @@ class Step:
         for silent, fired in zip(self.silent_tokens, terms.fired, strict=True):
             silent += terms.num_rows
             silent[fired] = 0
+
+    def _resample(self, x: Tensor, y: Tensor) -> None:
+        rows = Rows(x, y, self._gradients.errors(x, y, self._passes))
+        settings, step = self.settings, self._done
+        dead, mesh = self.dead, self.mesh
+        anew = resample(
+            self.dictionary, self.optimizer, rows, dead, mesh, seed=settings.seed, step=step
+        )
+        for silent, latents in zip(self.silent_tokens, anew, strict=True):
+            silent[latents] = 0
 
     def _dead_share(self) -> float:
         counts = torch.tensor(
