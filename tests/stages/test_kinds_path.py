@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from bathyscope.commands.run import run as run_stages
+from bathyscope.commands.run import summary
 from bathyscope.commands.verify import verify
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError
@@ -100,7 +101,8 @@ def test_other_kinds_from_training_to_latents(
         dictionary__outputs=outputs, dictionary__activation=activation,
     )  # fmt: skip
     facts = run_stages(config)
-    assert set(facts) == {"corpus", "harvest", "train", "encode", "describe"}
+    more = {"evaluate"} if kind == "crosscoder" else set()
+    assert set(facts) == {"corpus", "harvest", "train", "encode", "describe", *more}
     assert facts["describe"]["latents"] == facts["train"]["num_latents"]
     run = Run(config.url)
     dictionary = run.dictionaries["main"]
@@ -119,6 +121,32 @@ def test_other_kinds_from_training_to_latents(
     assert (values > 0).sum(1).tolist() == wanted.count.tolist()
     told: list[str] = []
     assert verify(config, told.append), "\n".join(told)
+
+
+@pytest.mark.parametrize("inputs", [["resid_post.1", "mlp_out.2"], ["mlp_in.1", "resid_post.1"]])
+def test_a_crosscoder_is_evaluated_per_hook_point(config: Config, inputs: list[str]) -> None:
+    config = changed(
+        config, dictionary__kind="crosscoder", dictionary__hook=None, dictionary__inputs=inputs,
+        dictionary__activation="batch_topk",
+    )  # fmt: skip
+    facts = run_stages(config, stages=["train", "evaluate"])["evaluate"]
+    run = Run(config.url)
+    dictionary, items = run.dictionaries["main"], run.corpus.split_range(HELD_OUT)
+    rows = [run.activations[n].items(*_ends(items))[:, 1:].flatten(0, 1).float() for n in inputs]
+    x = torch.cat(rows, 1)
+    latents, x_hat = dictionary.reconstruct(x)
+    for block in dictionary.outputs:
+        y, y_hat = x[:, block.columns], x_hat[:, block.columns]
+        wanted = float((y - y_hat).square().sum() / (y - y.mean(0)).square().sum())
+        assert facts["fvu_per_hook"][block.hook_point] == pytest.approx(wanted, rel=1e-5)
+    assert facts["l0"] == pytest.approx(float(latents.count.float().mean()))
+    table = run.scalings("main")
+    shares = torch.stack([torch.tensor(table[f"norm_share/{n}"].to_pylist()) for n in inputs])
+    torch.testing.assert_close(shares.sum(0), torch.ones(dictionary.num_latents))
+    assert sum(table["rows"].to_pylist()) == int(latents.count.sum())
+    told = summary(config)
+    assert all(name in told for name in inputs)
+    assert "after latent scaling" in told
 
 
 def test_evaluate_alone_says_what_it_reads(config: Config) -> None:

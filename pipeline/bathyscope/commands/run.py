@@ -103,7 +103,7 @@ def carry_out(config: Config, steps: Iterable[Step], *, record: Record, screen: 
                 started = time.monotonic()
                 memory.mark()
                 watched, screen.subject = _Watched(screen), step.subject
-                stage: Any = importlib.import_module(f"bathyscope.stages.{step.stage}")
+                stage: Any = importlib.import_module(_module(step.config, step.stage))
                 found[step.name] = driver.drive(stage, watched, step.config)
                 took = time.monotonic() - started
                 seconds += took
@@ -142,12 +142,24 @@ def _without(config: Config) -> tuple[Sequence[str], str]:
             "Of images there are corpus, harvest, train and encode."
         )
     kind = config.dictionary.kind
+    if kind == "crosscoder":
+        return ("report",), (
+            "reads autoencoders only so far, and dictionary.kind is crosscoder. "
+            "Of crosscoders there are train, encode, evaluate and describe."
+        )
     if kind != "autoencoder":
         return _OF_AUTOENCODERS, (
             f"reads autoencoders only so far, and dictionary.kind is {kind}. "
             "Of other kinds there are train, encode and describe."
         )
     return (), ""
+
+
+def _module(config: Config, stage: str) -> str:
+    """The module of a stage, by the kind of dictionary."""
+    if stage == "evaluate" and config.dictionary.kind == "crosscoder":
+        stage = "evaluate_crosscoder"
+    return f"bathyscope.stages.{stage}"
 
 
 def summary(config: Config) -> str:
@@ -157,6 +169,8 @@ def summary(config: Config) -> str:
             f"latents: {config.url.rstrip('/')}/latents.zarr/{config.dictionary.name}\n"
             "evaluate, describe and report read text only so far; the rows are there for yours."
         )
+    if config.dictionary.kind == "crosscoder":
+        return _of_crosscoder(config)
     if config.dictionary.kind != "autoencoder":
         return (
             f"features: {config.url.rstrip('/')}/features/{config.dictionary.name}\n"
@@ -189,6 +203,29 @@ def fine_tuned(config: Config) -> str:
         f"next: bathyscope evaluate {' '.join(_given(config))} dictionary.name={name}\n"
         f"held out, {before['targets']:,} targets: {'  '.join(changes)}"
     )
+
+
+def _of_crosscoder(config: Config) -> str:
+    """Per hook point FVU, and how many latents it has for itself before and after the check."""
+    name = config.dictionary.name
+    e = Run(config.url).manifest(f"{EVALUATIONS}/{name}").facts
+    width = max(len("hook point"), *(len(hook) for hook in e["fvu_per_hook"]))
+    titles = f"{'hook point':{width}}  {'FVU':>6}  {'train':>6}"
+    latents = e["latents"]
+    lines = [titles if latents is None else f"{titles}  exclusive by norm  after latent scaling"]
+    for hook, fvu in e["fvu_per_hook"].items():
+        line = f"{hook:{width}}  {fvu:6.3f}  {e['train_fvu_per_hook'][hook]:6.3f}"
+        if latents is not None:
+            by_norm, after = latents["exclusive_by_norm"][hook], latents["exclusive"][hook]
+            line += f"  {by_norm:>17,}  {after:>20,}"
+        lines.append(line)
+    if latents is None:
+        lines.append("Latent scaling needs hook points of one width: it was left out.")
+    lines.append(
+        f"held out: L0 {e['l0']:.1f}  dead {100 * e['dead_share']:.1f} % of "
+        f"{e['dead_share_rows']:,} training tokens; ΔCE is not measured for crosscoders"
+    )
+    return "\n".join(lines)
 
 
 def _next(config: Config) -> str:

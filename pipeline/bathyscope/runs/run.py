@@ -118,6 +118,10 @@ class Run:
         """The training curve: one row per logged step."""
         return self._table(f"{DICTIONARIES}/{dictionary}", "curve_key")
 
+    def scalings(self, dictionary: str = "main") -> pa.Table:
+        """Norm shares and latent scaling of every latent of a crosscoder, per hook point."""
+        return self._table(f"{EVALUATIONS}/{dictionary}", "latents_key")
+
     def manifest(self, artifact: str) -> Manifest:
         """The complete manifest of an artifact. Raises `MissingArtifact` when there is none."""
         found = latest(self.objects.at(artifact), state=COMPLETE)
