@@ -6,13 +6,13 @@ Anthropic's update of January 2025 on dictionary learning optimisation (Conerly 
     w · Σ_f relu(θ_f - pre_f) ‖W_dec row f‖,     pre = W_enc (x - centre) + b_enc
 
 Here it is summed over dead latents only, as SAELens does, averaged over rows, and divided by the
-root of the mean squared norm of y, so that `w` means the same whatever the scale of the rows. Its
-gradient lowers θ_f and raises b_enc_f, and turns W_enc_f to the rows that it has been silent on:
+root of the mean squared norm of y, so that `w` means the same whatever the scale of the rows. With
+n_f the rows on which a dead latent f stays below its threshold, and s the norm of its decoder row,
 
-    dL/dθ_f = w n_f s,   dL/db_enc_f = -w n_f s,   dL/dW_enc_f = -w s Σ (x - centre),   s = ‖row‖
+    dL/dθ_f = w n_f s,   dL/db_enc_f = -w n_f s,   dL/dW_enc_f = -w s Σ (x - centre) over these rows
 
-gradient lowers θ_f, raises b_enc_f, and turns W_enc_f to the rows that it has been silent on:
-and leaves thresholds where they are.
+so thresholds fall, biases rise, and the encoder turns to rows that it has been silent on. AuxK
+reaches what a latent writes, and leaves its threshold where it is.
 """
 
 from __future__ import annotations
