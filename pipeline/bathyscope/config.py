@@ -185,7 +185,7 @@ class FineTuneConfig:
     )
     tokens: int = option(100_000, "training tokens; more than there are come again")
     batch_items: int = option(8, "sequences of a step")
-    lr: float = option(1e-3, "peak learning rate of Adam; it falls to 0")
+    lr: float = option(1e-4, "peak learning rate of Adam; it falls to 0")
     reconstruction_share: float = option(
         0.5, "share of the reconstruction in the loss at the start; 0 leaves it to the model"
     )
