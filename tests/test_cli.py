@@ -16,6 +16,7 @@ from bathyscope import cli
 from bathyscope.command_help import COMMANDS, GROUPS, OF_A_FOLDER, choices
 from bathyscope.commands import ladder as ladders
 from bathyscope.commands import run as runs
+from bathyscope.commands import summary
 from bathyscope.composition import compose
 from bathyscope.config import setting_names
 from bathyscope.errors import HookPointError
@@ -274,7 +275,7 @@ def test_a_command_runs_its_stages_with_what_was_given(
 ) -> None:
     seen: dict[str, Any] = {}
     monkeypatch.setattr(runs, "run", lambda config, **given: seen.update(given, config=config))
-    monkeypatch.setattr(runs, "summary", lambda config: "summary")
+    monkeypatch.setattr(summary, "of_run", lambda config: "summary")
     assert cli.run_command([command, "train.lr=0.5"]) == 0
     assert (seen["command"], tuple(seen["stages"])) == (command, stages)
     assert seen["overrides"] == ["train.lr=0.5"]

@@ -103,6 +103,7 @@ def _sweep(overrides: list[str], config_dir: str | None, *, only_shown: bool) ->
 def _call(command: str, config: Config, record: dict[str, Any], overrides: list[str]) -> int:
     # Imported here: `--help` and `--cfg` answer without torch.
     from bathyscope.commands import run as runs
+    from bathyscope.commands import summary
 
     if command == "plan":
         from bathyscope.commands.plan import plan
@@ -138,9 +139,9 @@ def _call(command: str, config: Config, record: dict[str, Any], overrides: list[
         command=command,
     )
     if command in ("run", "evaluate", "report"):
-        _say(runs.summary(config))
+        _say(summary.of_run(config))
     if command == "fine-tune":
-        _say(runs.fine_tuned(config))
+        _say(summary.of_fine_tuning(config))
     return 0
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 import bathyscope
 from bathyscope.commands.plan import plan
 from bathyscope.commands.run import run as run_stages
-from bathyscope.commands.run import summary
+from bathyscope.commands.summary import of_run
 from bathyscope.commands.verify import verify
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError, HookPointError, StoreError
@@ -178,7 +178,7 @@ def test_every_byte_is_what_its_receipt_says(config: Config) -> None:
 def test_the_same_again_has_nothing_to_do_and_other_pixels_are_refused(config: Config) -> None:
     facts = run_stages(config)
     assert facts["harvest"] == {}
-    assert "reads text only" not in summary(config)
+    assert "reads text only" not in of_run(config)
     with pytest.raises(bathyscope.errors.IdentityMismatch, match="pixels"):
         run_stages(changed(config, model__image_mean=[0.5, 0.5, 0.5]), stages=["harvest"])
 

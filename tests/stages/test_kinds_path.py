@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bathyscope.commands.run import run as run_stages
-from bathyscope.commands.run import summary
+from bathyscope.commands.summary import of_run
 from bathyscope.commands.verify import verify
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError
@@ -144,7 +144,7 @@ def test_a_crosscoder_is_evaluated_per_hook_point(config: Config, inputs: list[s
     shares = torch.stack([torch.tensor(table[f"norm_share/{n}"].to_pylist()) for n in inputs])
     torch.testing.assert_close(shares.sum(0), torch.ones(dictionary.num_latents))
     assert sum(table["rows"].to_pylist()) == int(latents.count.sum())
-    told = summary(config)
+    told = of_run(config)
     assert all(name in told for name in inputs)
     assert "after latent scaling" in told
 

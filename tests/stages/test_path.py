@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from bathyscope.commands.run import STAGES, summary
+from bathyscope.commands.run import STAGES
 from bathyscope.commands.run import run as run_stages
+from bathyscope.commands.summary import of_run
 from bathyscope.config import Config
 from bathyscope.errors import IdentityMismatch, MissingArtifact, StoreError
 from bathyscope.runs.run import Run
@@ -131,7 +132,7 @@ def test_the_report_is_there_with_the_figures(finished: Run, finished_config: Co
     fvu = finished.evaluations["main"]["reconstruction"][HELD_OUT]["dictionary"]["fvu"]
     assert f"{fvu:.4g}" in page
     assert "resid_post.1" in page
-    assert "report/index.html" in summary(finished_config)
+    assert "report/index.html" in of_run(finished_config)
 
 
 def test_running_again_does_nothing(copied: Config) -> None:
