@@ -118,6 +118,6 @@ def test_two_processes_train_the_dictionaries_of_a_sweep(harvested: Config, tmp_
     points = [SweepPoint(v, changed(config, dictionary__k=int(v["dictionary.k"]))) for v in values]
     points = name_points(points)
     assert sweep(config, points, say=lambda text: None)
-    assert list(Run(config.url).dictionaries) == ["main", "main-k4", "main-k8"]
+    assert {"main-k4", "main-k8"} < set(Run(config.url).dictionaries)
     close_to(harvested, config, "main-k4")
     assert Run(config.url).dictionaries["main-k8"].parts[0].k == 8

@@ -214,7 +214,9 @@ def test_the_gradient_of_a_loss_outside_is_followed_into_the_weights(
         pytest.skip("selects over groups of rows, so all rows are gone through at once")
     none = [torch.arange(0) for _ in dictionary.parts]
     pull = torch.randn(y.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    gradients = Gradients(dictionary, sparsity_of(dictionary), Single(), 0.0, 0.25)
+    gradients = Gradients(
+        dictionary, sparsity_of(dictionary), Single(), auxk_weight=0.0, reconstruction_weight=0.25
+    )
     y_hat = gradients.reconstruct(x, passes)
     terms = gradients.find(x, y, tuple(none), passes, pull)
     got = gradients_of(dictionary)
