@@ -6,9 +6,10 @@ import itertools
 from typing import Any
 
 import pytest
+import torch
 
-from bathyscope.commands.run import fine_tuned
 from bathyscope.commands.run import run as run_stages
+from bathyscope.commands.summary import of_fine_tuning
 from bathyscope.commands.verify import verify
 from bathyscope.config import Config
 from bathyscope.config_rules import validate
@@ -54,6 +55,19 @@ def test_it_costs_the_model_less_at_the_same_l0(copied: Config, activation: str,
     )
 
 
+def test_a_fixed_weight_of_the_penalty_keeps_its_l0(copied: Config) -> None:
+    config = settings(
+        changed(
+            copied, dictionary__activation="relu", dictionary__name="fixed", train__l1_weight=1e-3
+        ),
+        tokens=512, lr=1e-12,
+    )  # fmt: skip
+    run_stages(config, stages=["train", "fine_tune"])
+    before, after = (Run(config.url).dictionaries[name] for name in ("fixed", "fixed_kl"))
+    # Nothing is learned at this rate, and no bias is moved towards k.
+    torch.testing.assert_close(after.parts[0].b_enc, before.parts[0].b_enc, rtol=1e-4, atol=1e-6)
+
+
 def test_the_result_is_a_dictionary_like_any_other(copied: Config) -> None:
     config = settings(copied)
     told: list[str] = []
@@ -70,7 +84,7 @@ def test_the_result_is_a_dictionary_like_any_other(copied: Config) -> None:
     curve = run.curve("main_kl")
     assert curve.column("step").to_pylist() == [1, 11, 16]
     assert all(0 < kl < 1 for kl in curve.column("model_kl").to_pylist())
-    text = fine_tuned(config)
+    text = of_fine_tuning(config)
     assert "dictionary.name=main_kl" in text
     assert "KL 0." in text
     assert text.endswith("L0 4.0 to 4.0")

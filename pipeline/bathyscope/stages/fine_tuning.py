@@ -20,7 +20,7 @@ from bathyscope.stages.checkpoints import Checkpoints, Found
 from bathyscope.stages.hook_columns import HookColumns, batches_of
 from bathyscope.stages.sequence_batches import drawn, sequences
 from bathyscope.stages.stage import Guard
-from bathyscope.stages.trained import Trained
+from bathyscope.stages.trained import Trained, wants_k
 from bathyscope.stores.objects import Objects
 from bathyscope.training.fine_tune import FineTuned, FineTuning, Sequences
 from bathyscope.training.loop import Point, Scaled
@@ -100,6 +100,7 @@ class _Steps:
         self._settings, self._rows = settings, context.rows
         self._sparsity = context.sparsity
         self._log_every = config.train.log_every
+        self._wants_k = wants_k(config, context.before)
         self._batches = batches_of(config, context.columns)
         scales, _ = context.columns.scales_and_mean()
         self._scaled = Scaled(context.before, scales)
@@ -158,7 +159,13 @@ class _Steps:
     def finished(self) -> Tuned:
         """What all steps gave."""
         self.dictionary.requires_grad_(False)
-        trained = Trained(self.dictionary, self._progress.curve, self._scaled, self._batches)
+        trained = Trained(
+            self.dictionary,
+            self._progress.curve,
+            self._scaled,
+            self._batches,
+            wants_k=self._wants_k,
+        )
         return Tuned(trained, self._progress.model_losses, self.num, self._progress.tokens)
 
 

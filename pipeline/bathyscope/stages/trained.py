@@ -7,7 +7,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from bathyscope.config import Config
+from bathyscope.dictionaries.gated import Gated
 from bathyscope.dictionaries.kinds import AnyDictionary
+from bathyscope.dictionaries.relu import ReLU
 from bathyscope.errors import NonFiniteError
 from bathyscope.stages.hook_columns import AnyBatches, HookColumns, batches_of, new_dictionary
 from bathyscope.stages.place import Place
@@ -28,6 +30,12 @@ class Trained(NamedTuple):
     """Why it ended early."""
     wants_k: bool = True
     """Whether L0 is to be k; not where the weight of the L1 penalty was set instead."""
+
+
+def wants_k(config: Config, dictionary: AnyDictionary) -> bool:
+    """Whether L0 is to be k: unless a weight was set of an L1 penalty that L0 follows from."""
+    has_penalty = dictionary.parts[0].activation.name in (ReLU.name, Gated.name)
+    return not (has_penalty and config.train.l1_weight > 0)
 
 
 def joined(trained: Trained, config: Config, columns: HookColumns, place: Place) -> Trained:

@@ -24,7 +24,7 @@ from bathyscope.stages.memory import check_trainings
 from bathyscope.stages.place import Place
 from bathyscope.stages.stage import Guard
 from bathyscope.stages.streamed import StreamedBatches
-from bathyscope.stages.trained import Trained
+from bathyscope.stages.trained import Trained, wants_k
 from bathyscope.stores.objects import Objects
 from bathyscope.training.grid import Grid, check_batch
 from bathyscope.training.initial import initialise
@@ -111,15 +111,10 @@ def train_together(
             training.scaled,
             batches,
             trainee.error,
-            wants_k=not _has_fixed_l1(each.config),
+            wants_k=wants_k(each.config, training.dictionary),
         )
         for training, trainee, each in zip(trainings, trainees, wanted, strict=True)
     ]
-
-
-def _has_fixed_l1(config: Config) -> bool:
-    """Whether L0 follows from a weight of the L1 penalty that was set."""
-    return config.train.l1_weight > 0 and config.dictionary.activation in ("relu", "gated")
 
 
 def shared_settings(config: Config) -> tuple[object, ...]:
