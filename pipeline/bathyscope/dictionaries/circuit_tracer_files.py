@@ -116,4 +116,5 @@ def hook_of(hook_points: Sequence[str]) -> str:
 
 
 def listed(numbers: Sequence[int]) -> str:
+    """Layers for a message; `none` where there are none."""
     return ", ".join(map(str, numbers)) or "none"

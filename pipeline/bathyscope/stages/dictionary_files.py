@@ -11,12 +11,13 @@ import xxhash
 from bathyscope.dictionaries.files import to_files
 from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.runs.tables import to_parquet
+from bathyscope.runs.work import Begun, finish
 from bathyscope.stages.hook_columns import HookColumns
 from bathyscope.stages.masks import PROTOCOL
 from bathyscope.stages.trained import Trained, finished
 from bathyscope.stores.objects import Objects
 from bathyscope.training.loop import Point
-from bathyscope.values import Json
+from bathyscope.values import Json, Receipt
 
 _KEYS = {
     "config.json": "config_key",
@@ -36,9 +37,8 @@ def put_aside(
 ) -> Json:
     """Finish a dictionary and write its files beside those that readers find; their facts.
 
-    `beside` are more columns of the curve.
-
-    Readers of a dictionary that is being replaced still find the old one.
+    Readers of a dictionary that is being replaced still find the old one. `beside` are more
+    columns of the curve.
     """
     dictionary = finished(trained, order_seed)
     scales, _ = columns.scales_and_mean()
@@ -63,20 +63,20 @@ def put_aside(
     return figures
 
 
-def put_in_place(objects: Objects, segment: str, facts: Json) -> None:
-    """Copy the files that lie aside to where readers find them.
+def publish(begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
+    """Copy the files that lie aside to where readers find them, and publish the dictionary.
 
-    The manifest holds their digests, so a reader that comes in between notices.
+    The manifest holds their digests, so a reader that comes in between notices. What it needs no
+    more, files aside and checkpoints, is removed.
     """
+    facts, objects, segment = dict(receipts[0].figures), begun.objects, begun.work.segment.name
     for key in _KEYS.values():
         objects.put(facts[key], objects.get(f"parts/{segment}/{facts[key]}"))
-
-
-def clean(objects: Objects, segment: str) -> None:
-    """Remove what a published dictionary needs no more: files aside, and checkpoints."""
+    finish(begun, facts)
     objects.delete_folder(f"parts/{segment}")
     objects.delete_folder("checkpoints")
     objects.sweep("checkpoints")
+    return facts
 
 
 def _sizes(dictionary: AnyDictionary) -> Json:
@@ -88,8 +88,7 @@ def _sizes(dictionary: AnyDictionary) -> Json:
 
 
 def _curve_table(curve: list[Point], beside: Mapping[str, Sequence[float]]) -> bytes:
-    rows = [{"step": p.step, "tokens": p.tokens, **p.figures._asdict()} for p in curve]
-    table = pa.Table.from_pylist(rows)
+    table = pa.Table.from_pylist([point.to_json() for point in curve])
     for name, values in beside.items():
         table = table.append_column(name, pa.array(values, pa.float64()))
     return to_parquet(table)

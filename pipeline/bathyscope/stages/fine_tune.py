@@ -15,8 +15,7 @@ from bathyscope.errors import ConfigError
 from bathyscope.runs.identity import digest
 from bathyscope.runs.run import DICTIONARIES, Run
 from bathyscope.runs.work import Begun, Work
-from bathyscope.runs.work import finish as publish
-from bathyscope.stages.dictionary_files import clean, put_aside, put_in_place
+from bathyscope.stages.dictionary_files import publish, put_aside
 from bathyscope.stages.fine_tuning import Context, compared, tune
 from bathyscope.stages.hook_columns import hook_columns
 from bathyscope.stages.spliced import forward_of
@@ -131,9 +130,4 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
 
 def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
     """Put the files in their place and publish the dictionary."""
-    facts = dict(receipts[0].figures)
-    segment = begun.work.segment.name
-    put_in_place(begun.objects, segment, facts)
-    publish(begun, facts)
-    clean(begun.objects, segment)
-    return facts
+    return publish(begun, receipts)

@@ -26,7 +26,7 @@ from bathyscope.training.fine_tune import FineTuned, FineTuning, Sequences
 from bathyscope.training.loop import Point, Scaled
 from bathyscope.training.schedule import make_schedule
 from bathyscope.training.shard import split_tensors
-from bathyscope.training.step import Step, StepFigures, StepSettings
+from bathyscope.training.step import Step, StepSettings
 from bathyscope.values import HELD_OUT, TRAIN, Json
 
 _WARMUP_SHARE = 0.1
@@ -225,16 +225,13 @@ class _Progress:
     tokens: int
 
     def to_json(self) -> Json:
-        points = [{"step": p.step, "tokens": p.tokens, **p.figures._asdict()} for p in self.curve]
+        points = [point.to_json() for point in self.curve]
         # A copy: checkpoints are written while the steps go on.
         return {"curve": points, "model_losses": [*self.model_losses], "tokens": self.tokens}
 
     @classmethod
     def from_json(cls, facts: Json) -> _Progress:
-        curve = [
-            Point(p["step"], p["tokens"], StepFigures(*(p[n] for n in StepFigures._fields)))
-            for p in facts["curve"]
-        ]
+        curve = [Point.from_json(point) for point in facts["curve"]]
         return cls(curve, list(facts["model_losses"]), int(facts["tokens"]))
 
 

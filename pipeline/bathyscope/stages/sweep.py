@@ -14,8 +14,7 @@ from bathyscope.config import Config
 from bathyscope.errors import ConfigError
 from bathyscope.runs.identity import digest
 from bathyscope.runs.run import Run
-from bathyscope.runs.work import Begun as Begun
-from bathyscope.runs.work import Work, begin, is_complete
+from bathyscope.runs.work import Begun, Work, begin, is_complete
 from bathyscope.runs.work import finish as publish
 from bathyscope.stages import train
 from bathyscope.stages.dictionary_files import put_aside

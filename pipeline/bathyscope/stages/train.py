@@ -14,8 +14,7 @@ from bathyscope.config import Config
 from bathyscope.runs.identity import digest
 from bathyscope.runs.run import DICTIONARIES, Run
 from bathyscope.runs.work import Begun, Work
-from bathyscope.runs.work import finish as publish
-from bathyscope.stages.dictionary_files import clean, put_aside, put_in_place
+from bathyscope.stages.dictionary_files import publish, put_aside
 from bathyscope.stages.hook_columns import HookColumns, hook_columns, new_dictionary
 from bathyscope.stages.place import Place, place_of
 from bathyscope.stages.stage import Guard, Outcome
@@ -123,11 +122,7 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
 
 def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
     """Put the files in their place and publish the dictionary."""
-    facts = dict(receipts[0].figures)
-    segment = begun.work.segment.name
-    put_in_place(begun.objects, segment, facts)
-    publish(begun, facts)
-    clean(begun.objects, segment)
+    facts = publish(begun, receipts)
     if config.store.limit_bytes:
         give_back(hook_columns(config, Run(config.url)).inputs[0], config.dictionary.name)
     return facts

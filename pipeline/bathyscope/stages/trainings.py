@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -30,8 +29,7 @@ from bathyscope.training.grid import Grid, check_batch
 from bathyscope.training.initial import initialise
 from bathyscope.training.loop import Plan, Point, Scaled, Trainee, train
 from bathyscope.training.shard import make_shard, split_tensors
-from bathyscope.training.step import Step, StepFigures, StepSettings
-from bathyscope.values import Json
+from bathyscope.training.step import Step, StepSettings
 
 _CHECK_EVERY = 10
 
@@ -188,7 +186,7 @@ class _Training:
     def trainee(self, report: Callable[[int, int, Point], None], guard: Guard) -> Trainee:
         """It as the loop takes it."""
         settings, found, stream = self._settings, self._found, self._stream
-        curve = [_from_json(point) for point in found.facts["curve"]] if found else []
+        curve = [Point.from_json(point) for point in found.facts["curve"]] if found else []
 
         def told(done: int, total: int, point: Point) -> None:
             if curve and curve[-1] is point:
@@ -215,7 +213,7 @@ class _Training:
 
     def _save(self, guard: Guard, done: int, curve: list[Point]) -> None:
         guard.check()
-        facts = {"curve": [_to_json(point) for point in curve]}
+        facts = {"curve": [point.to_json() for point in curve]}
         self._checkpoints.write(done, self._step.state(), facts)
         self._log.keep()
         if self._stream is not None:
@@ -271,12 +269,3 @@ def _step_settings(config: Config, batches: AnyBatches) -> StepSettings:
         seed=settings.seed,
         clip_norm=settings.clip_norm,
     )
-
-
-def _to_json(point: Point) -> Json:
-    return {"step": point.step, "tokens": point.tokens, **point.figures._asdict()}
-
-
-def _from_json(record: dict[str, Any]) -> Point:
-    figures = {name: float(record[name]) for name in StepFigures._fields}
-    return Point(int(record["step"]), int(record["tokens"]), StepFigures(**figures))

@@ -60,8 +60,7 @@ class FineTuning:
 
     `step` holds the dictionary in the scale of its training; activations are `scale` times as
     large. Its `reconstruction_weight` is r. `forward_items` sequences go through the model at a
-    time. Raises `ConfigError` for a
-    dictionary or a loss that this cannot be done with.
+    time. Raises `ConfigError` for a dictionary or a loss that this cannot be done with.
     """
 
     def __init__(

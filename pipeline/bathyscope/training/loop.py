@@ -20,6 +20,7 @@ from bathyscope.errors import NonFiniteError
 from bathyscope.stores.prefetch import prefetch
 from bathyscope.training.schedule import Schedule, make_schedule
 from bathyscope.training.step import Step, StepFigures
+from bathyscope.values import Json
 
 
 class Batches(Protocol):
@@ -72,6 +73,16 @@ class Point:
     step: int
     tokens: int
     figures: StepFigures
+
+    def to_json(self) -> Json:
+        """As a checkpoint and the table of the curve have it."""
+        return {"step": self.step, "tokens": self.tokens, **self.figures._asdict()}
+
+    @classmethod
+    def from_json(cls, record: Json) -> Point:
+        """The point that `to_json` gave."""
+        figures = {name: float(record[name]) for name in StepFigures._fields}
+        return cls(int(record["step"]), int(record["tokens"]), StepFigures(**figures))
 
 
 class Scaled:
