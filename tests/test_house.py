@@ -51,7 +51,10 @@ SEE_CONFIG = {
     "sweep_points",
 }  # fmt: skip
 """Lower floors take plain arguments, never a config object."""
-BARE_ROOMS = ("kernels", "models", "dictionaries", "training", "metrics", "evaluation", "features")
+BARE_ROOMS = (
+    "kernels", "models", "dictionaries", "training", "metrics", "attribution", "evaluation",
+    "features",
+)  # fmt: skip
 """What must run on a GPU machine that has torch and little else."""
 NOT_ON_BARE_MACHINES = (
     "ray", "zarr", "hydra", "omegaconf", "xxhash", "pyarrow", "obstore", "rich", "psutil",

@@ -1,0 +1,1 @@
+"""Attribution graphs: latents of a whole forward pass and what each gives to each."""

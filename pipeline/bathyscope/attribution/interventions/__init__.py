@@ -1,0 +1,1 @@
+"""Forward passes and generation with latents, heads, MLPs or positions changed."""

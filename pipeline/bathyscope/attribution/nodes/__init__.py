@@ -1,0 +1,1 @@
+"""How much single nodes, and edges between them, change a metric of the output."""
