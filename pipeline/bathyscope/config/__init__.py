@@ -81,11 +81,15 @@ class Config:
     def inputs(self) -> list[str]:
         """The hook points that the dictionary reads."""
         chosen = self.dictionary
+        if chosen.layer is not None:
+            return [f"mlp_in.{chosen.layer}"]
         return list(chosen.inputs) or [chosen.hook or self.hooks.points[0]]
 
     @property
     def outputs(self) -> list[str]:
         """The hook points that it writes; those that it reads where no others are set."""
+        if self.dictionary.layer is not None:
+            return [f"mlp_out.{self.dictionary.layer}"]
         return list(self.dictionary.outputs) or self.inputs
 
 

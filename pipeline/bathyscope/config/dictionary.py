@@ -21,6 +21,9 @@ class DictionaryConfig:
     hook: str | None = option(None, "hook point it reads; null takes the only one")
     inputs: list[str] = option([], "hook points it reads, where they are several; in their order")
     outputs: list[str] = option([], "hook points it writes, where they are others (transcoders)")
+    layer: int | None = option(
+        None, "block whose MLP a transcoder stands for: it reads mlp_in.L and writes mlp_out.L"
+    )
     expansion: int = positive(8, "latents per input dimension, when num_latents is 0")
     num_latents: int = not_negative(0, "number of latents, of each layer of a CLT; 0: by expansion")
     k: int = positive(32, "active latents per row that are wanted, of each layer of a CLT")

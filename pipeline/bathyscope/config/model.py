@@ -47,7 +47,9 @@ class ModelConfig:
 class HooksConfig:
     """Where activations are taken."""
 
-    points: list[str] = option(["resid_post.9"], "hook points, by alias or module path")
+    points: list[str] = option(
+        ["resid_post.9"], "hook points, by alias or module path; mlp_in.0-29 names 30"
+    )
     batch_items: int = positive(8, "items of a forward; part of the identity of the result")
     channels_last: list[str] = option([], "hook points that give [batch, height, width, channels]")
     ring_bytes: int = not_negative(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bathyscope.config import Config
 from bathyscope.config_rules.choices import one_of
 from bathyscope.errors import ConfigError
@@ -48,23 +50,42 @@ def _hook(config: Config) -> None:
             "one of them: hook where the dictionary reads one hook point."
         )
     named = [chosen.hook] if chosen.hook is not None else chosen.inputs
-    for setting, names in (
-        ("hook" if chosen.hook else "inputs", named),
-        ("outputs", chosen.outputs),
-    ):
-        for name in names:
-            if name not in points:
-                raise ConfigError(
-                    f"dictionary.{setting} has {name!r}, but hooks.points are {points}. Add it "
-                    "there, or choose one of them."
-                )
-        if len(set(names)) < len(names):
-            raise ConfigError(f"dictionary.{setting} are {names}: name each hook point once.")
+    _names("hook" if chosen.hook else "inputs", named, points)
+    _names("outputs", chosen.outputs, points)
+    if chosen.layer is not None:
+        _layer(config)
+        return
     if not named and len(points) > 1:
         raise ConfigError(
             f"hooks.points are {points}: say which of them the dictionary reads with "
             "dictionary.hook, or with dictionary.inputs."
         )
+
+
+def _names(setting: str, names: Sequence[str], points: Sequence[str]) -> None:
+    for name in names:
+        if name not in points:
+            raise ConfigError(
+                f"dictionary.{setting} has {name!r}, but hooks.points are {list(points)}. Add it "
+                "there, or choose one of them."
+            )
+    if len(set(names)) < len(names):
+        raise ConfigError(f"dictionary.{setting} are {list(names)}: name each hook point once.")
+
+
+def _layer(config: Config) -> None:
+    chosen = config.dictionary
+    if chosen.kind not in ("transcoder", "skip_transcoder"):
+        raise ConfigError(
+            f"dictionary.layer is {chosen.layer}, and dictionary.kind is {chosen.kind}. A layer is "
+            "that of a transcoder: choose dictionary=transcoder, or set dictionary.hook."
+        )
+    if chosen.hook is not None or chosen.inputs or chosen.outputs:
+        raise ConfigError(
+            f"dictionary.layer is {chosen.layer}, which says what is read and written, and "
+            "dictionary.hook, inputs or outputs are set as well. Set one of them."
+        )
+    _names("layer", [*config.inputs, *config.outputs], config.hooks.points)
 
 
 def _processes(config: Config) -> None:

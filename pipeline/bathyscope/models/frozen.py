@@ -139,7 +139,9 @@ def _through_interface(model: Any) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def _attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kw: Any) -> Any:
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kw: Any
+) -> Any:
     """The family's own eager attention, of queries and keys without gradients."""
     eager = sys.modules[type(module).__module__].eager_attention_forward
     return eager(module, query.detach(), key.detach(), value, *args, **kw)

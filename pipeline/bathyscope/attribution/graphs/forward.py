@@ -97,7 +97,9 @@ def run_frozen(
 
 def _check(model: nn.Module, tokens: Tensor) -> None:
     if tokens.ndim != 1 or not len(tokens):
-        raise ConfigError(f"The prompt has tokens of shape {list(tokens.shape)}; wanted [P], P > 0.")
+        raise ConfigError(
+            f"The prompt has tokens of shape {list(tokens.shape)}; wanted [P], P > 0."
+        )
     if not layer_numbers(model):
         raise ModelError(
             f"{type(model).__name__} is of no family in the table, so its residual stream is not "

@@ -112,7 +112,10 @@ def _rows(
     values = torch.cat(
         [
             _of_latents(gradients, nodes, len(targets)),
-            *(_dots(gradients.get(n), e, w) for n, e in zip(nodes.written, nodes.errors, strict=True)),
+            *(
+                _dots(gradients.get(n), e, w)
+                for n, e in zip(nodes.written, nodes.errors, strict=True)
+            ),
             _dots(gradients.get(EMBEDDING), forward.embedding.detach()[0], w),
         ],
         dim=1,
@@ -122,9 +125,7 @@ def _rows(
     return Rows(targets, values.float(), biases.float(), read)
 
 
-def _gradients(
-    forward: FrozenForward, x: Tensor, w: Tensor, position: Tensor
-) -> dict[str, Tensor]:
+def _gradients(forward: FrozenForward, x: Tensor, w: Tensor, position: Tensor) -> dict[str, Tensor]:
     """Source -> its gradient [b, P, d] or, of biases, [b, d]; without those that give nothing."""
     sources = {EMBEDDING: forward.embedding, **forward.leaves, **forward.biases}
     wanted = x.new_zeros(len(w), *x.shape)
@@ -159,9 +160,7 @@ def _of_latents(gradients: dict[str, Tensor], nodes: Nodes, num: int) -> Tensor:
             gradient = gradients.get(block.hook_point)
             if gradient is not None and len(mine):
                 W_dec = part.coder.W_dec[:, block.columns]
-                values[:, mine] += sampled_dot(
-                    gradient, W_dec, one.position, one.latent, one.value
-                )
+                values[:, mine] += sampled_dot(gradient, W_dec, one.position, one.latent, one.value)
     return values
 
 

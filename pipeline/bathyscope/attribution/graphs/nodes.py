@@ -160,5 +160,7 @@ def chosen_logits(
     assert isinstance(weight, Tensor)
     mean = weight.mean(0, dtype=torch.float32)
     vectors = weight[chosen].float() - mean
-    offset = vectors.new_zeros(len(chosen)) if bias is None else (bias[chosen] - bias.mean()).float()
+    offset = (
+        vectors.new_zeros(len(chosen)) if bias is None else (bias[chosen] - bias.mean()).float()
+    )
     return Logits(chosen, p[chosen], vectors, offset)
