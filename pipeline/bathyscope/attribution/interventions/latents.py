@@ -38,10 +38,13 @@ class PartChanges:
         self.part = part
         chosen = [_indices(each, first, part.num_latents) for each in interventions]
         self._interventions = [e for e, some in zip(interventions, chosen, strict=True) if some]
-        self._latents = torch.tensor(sorted({i for some in chosen for i in some}))
+        self._latents = torch.tensor(
+            sorted({i for some in chosen for i in some}), dtype=torch.int64
+        )
         place = {int(latent): slot for slot, latent in enumerate(self._latents)}
         self._slots = [[place[i] for i in some] for some in chosen if some]
-        self._lookup = torch.full((part.num_latents,), -1)
+        # Parts without a change are as many as a model has layers: they get no table.
+        self._lookup = torch.full((part.num_latents if place else 0,), -1)
         self._lookup[self._latents] = torch.arange(len(self._latents))
         # A steering needs no latents: it adds the same whatever they are.
         self._encodes = any(not isinstance(e.change, Steer) for e in self._interventions)
