@@ -362,3 +362,23 @@ def test_a_module_is_shown_pictures() -> None:
     with pytest.raises(ConfigError, match=r"model\.kind is module, which has no tokenizer"):
         compose(["model=efficientnet_lite0"])
     compose(["model=efficientnet_lite0", "data=tar", "data.paths=[pictures.tar]"])
+
+
+def test_a_range_names_a_hook_point_for_each_layer() -> None:
+    config, _ = compose(["hooks.points=[mlp_in.0-2,mlp_out.9-10]", "dictionary.layer=null",
+                         "dictionary.hook=mlp_in.1"])  # fmt: skip
+    assert config.hooks.points == ["mlp_in.0", "mlp_in.1", "mlp_in.2", "mlp_out.9", "mlp_out.10"]
+    with pytest.raises(ConfigError, match=r"'mlp_in.3-1' is a range that ends before it begins"):
+        compose(["hooks.points=[mlp_in.3-1]"])
+
+
+def test_a_layer_says_what_a_transcoder_reads_and_writes() -> None:
+    given = ["hooks.points=[mlp_in.0-2,mlp_out.0-2]", "dictionary=transcoder"]
+    config, _ = compose([*given, "dictionary.layer=1"])
+    assert (config.inputs, config.outputs) == (["mlp_in.1"], ["mlp_out.1"])
+    with pytest.raises(ConfigError, match=r"dictionary.layer has 'mlp_in.3', but hooks.points are"):
+        compose([*given, "dictionary.layer=3"])
+    with pytest.raises(ConfigError, match=r"hook, inputs or outputs are set as well"):
+        compose([*given, "dictionary.layer=1", "dictionary.hook=mlp_in.1"])
+    with pytest.raises(ConfigError, match=r"dictionary.kind is autoencoder. A layer is that"):
+        compose(["dictionary.layer=1", given[0]])

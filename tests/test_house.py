@@ -47,7 +47,7 @@ ON_ONE_FLOOR = {
 """The pairs of small files that may, importer first."""
 CALL_KERNELS = {"dictionaries", "training", "attribution", "features"}
 SEE_CONFIG = {
-    "stages", "jobs", "commands", "cli", "command_help", "composition", "config_rules",
+    "config", "stages", "jobs", "commands", "cli", "command_help", "composition", "config_rules",
     "sweep_points",
 }  # fmt: skip
 """Lower floors take plain arguments, never a config object."""

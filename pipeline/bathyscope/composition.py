@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bathyscope.config import Config, setting_names
+from bathyscope.config.ranges import expanded
 from bathyscope.config_rules import validate
 from bathyscope.errors import ConfigError
 from bathyscope.sweep_points import SweepPoint, check_axes, name_points
@@ -46,6 +47,9 @@ def compose(
     # ValueError: Hydra's for a group that is set to null or a number, and that of `_refuse_added`.
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ConfigError(_explain(error, overrides)) from error
+    config.hooks.points = expanded(config.hooks.points)
+    config.dictionary.inputs = expanded(config.dictionary.inputs)
+    config.dictionary.outputs = expanded(config.dictionary.outputs)
     validate(config, planned=planned)
     return config, found
 

@@ -89,6 +89,13 @@ class ActivationFunction(nn.Module):
         """
         raise NotImplementedError
 
+    def linear(self, W_enc: Tensor, b_enc: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """w [n, d_in] and b [n] of these latents: where one is active, its value is w · x + b.
+
+        x has its centre subtracted.
+        """
+        return W_enc[latents], b_enc[latents]
+
     @torch.no_grad()
     def prepare(self, pre: Tensor) -> float:
         """Set what starts from data, and return the value that b_enc is to start with.

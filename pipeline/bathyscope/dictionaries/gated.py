@@ -58,6 +58,10 @@ class Gated(ActivationFunction):
         plain = gates.values - b_enc[latents]
         return torch.relu(plain * self.r_mag.exp()[latents] + self.b_mag[latents])
 
+    def linear(self, W_enc: Tensor, b_enc: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """w [n, d_in] and b [n] of the branch that measures."""
+        return W_enc[latents] * self.r_mag[latents].exp()[:, None], self.b_mag[latents]
+
     @torch.no_grad()
     def prepare(self, pre: Tensor) -> float:
         """Start b_enc where four times k latents are active, rather than half of all."""
