@@ -164,6 +164,21 @@ class TokenLosses:
         held[document] = held[document] + sums if document in held else sums
 
 
+@torch.no_grad()
+def position_losses(logits: Tensor, clean_logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Return CE [positions - 1] and KL [positions] of one sequence, float64 on the CPU.
+
+    `logits` and `clean_logits` are [positions, vocabulary], `tokens` integer [positions]. CE[t] is
+    that of token t+1; the last position predicts nothing that is there. Raises `NonFiniteError`.
+    """
+    targets, _ = next_tokens(tokens[None], torch.ones_like(tokens[None], dtype=torch.bool))
+    kept = (torch.zeros_like(tokens), torch.arange(len(tokens), device=tokens.device))
+    ce, kl = _token_losses(logits[None], clean_logits[None], targets, kept)
+    require_finite("cross entropy", ce)
+    require_finite("KL", kl)
+    return ce[:-1], kl
+
+
 def delta_ce(clean: DocumentLosses, spliced: DocumentLosses) -> float:
     """Return ΔCE = CE_spliced - CE_clean in nats per token; positive is worse."""
     return spliced.mean_ce() - clean.mean_ce()

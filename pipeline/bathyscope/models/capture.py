@@ -9,7 +9,7 @@ never a weight, because an offloaded weight is on the meta device when a hook ru
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -149,6 +149,33 @@ def capture(
     """Tensors at the hook points for one batch of inputs: name -> [batch, positions, d]."""
     with Capture(model, hook_points, copy=copy) as run:
         return run(inputs)
+
+
+@contextlib.contextmanager
+def observed(
+    model: nn.Module, point: HookPoint, see: Callable[[Tensor], None]
+) -> Iterator[nn.Module]:
+    """Every forward in the block shows the tensor at the hook point to `see`, gradients and all.
+
+    Nothing is changed, and nothing stops. Raises HookPointError where the module is not there.
+    """
+    module = find_module(model, point)
+    if point.side == "in":
+
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            see(first_argument(point, args, kwargs)[1])
+
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+
+        def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            see(first_output(point, output))
+
+        handle = module.register_forward_hook(after)
+    try:
+        yield model
+    finally:
+        handle.remove()
 
 
 def run_forward(model: nn.Module, inputs: Inputs) -> Any:

@@ -53,6 +53,8 @@ class Family:
     """Map to logits."""
     mlp_out: str | None = None
     """Module that gives what the MLP returns, where that is another one than `mlp`."""
+    attention_projection: str | None = "self_attn.o_proj"
+    """Map whose input holds the heads side by side; None without attention."""
     parallel: bool = False
     """Whether attention and MLP always read the same input."""
     parallel_setting: str | None = None
@@ -117,6 +119,7 @@ _GPT2 = Family(
     mlp_norm="ln_2",
     embedding="transformer.wte",
     final_norm="transformer.ln_f",
+    attention_projection="attn.c_proj",
 )
 
 _GPT_NEOX = Family(
@@ -128,6 +131,7 @@ _GPT_NEOX = Family(
     final_norm="gpt_neox.final_layer_norm",
     parallel_setting="use_parallel_residual",
     checkpoint_names={"lm_head.": "embed_out."},
+    attention_projection="attention.dense",
 )
 
 _MAMBA = Family(
@@ -138,6 +142,7 @@ _MAMBA = Family(
     embedding="backbone.embeddings",
     final_norm="backbone.norm_f",
     mixer=True,
+    attention_projection=None,
 )
 
 _BERT = Family(
@@ -150,6 +155,7 @@ _BERT = Family(
     final_norm=None,
     unembedding="cls",
     auto_class="AutoModelForMaskedLM",
+    attention_projection="attention.output.dense",
 )
 
 _VIT = Family(
@@ -162,6 +168,7 @@ _VIT = Family(
     unembedding="classifier",
     auto_class="AutoModelForImageClassification",
     reads_images=True,
+    attention_projection="attention.o_proj",
 )
 
 _DINOV2 = Family(
@@ -174,6 +181,7 @@ _DINOV2 = Family(
     unembedding=None,
     auto_class="AutoModel",
     reads_images=True,
+    attention_projection="attention.o_proj",
 )
 
 _CLIP_VISION = Family(
@@ -186,6 +194,7 @@ _CLIP_VISION = Family(
     unembedding=None,
     auto_class="AutoModel",
     reads_images=True,
+    attention_projection="self_attn.out_proj",
 )
 
 FAMILIES: Mapping[str, Family] = {
@@ -197,14 +206,18 @@ FAMILIES: Mapping[str, Family] = {
     "gemma3_text": _GEMMA2,
     "gpt2": _GPT2,
     "gpt_neox": _GPT_NEOX,
-    "gptj": replace(_GPT2, mlp_norm="ln_1", parallel=True),
+    "gptj": replace(_GPT2, mlp_norm="ln_1", parallel=True, attention_projection="attn.out_proj"),
     "llama": _LLAMA,
     "mamba": _MAMBA,
     "mistral": _LLAMA,
     "mixtral": _LLAMA,
     "olmoe": _LLAMA,
     "phi": replace(
-        _LLAMA, mlp_norm="input_layernorm", final_norm="model.final_layernorm", parallel=True
+        _LLAMA,
+        mlp_norm="input_layernorm",
+        final_norm="model.final_layernorm",
+        parallel=True,
+        attention_projection="self_attn.dense",
     ),
     "phi3": _LLAMA,
     "qwen2": _LLAMA,
