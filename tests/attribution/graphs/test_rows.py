@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +56,7 @@ def test_truncated_rows_are_their_largest_entries(seed, share):
     size = np.abs(dense.matrix.astype(np.float64))
     gone = np.where(kept, 0, size)
     ends = [0, dense.num_latents, dense.num_latents + dense.num_errors, len(size) - 3]
-    of_kinds = [gone[:, a:b].sum(1) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    of_kinds = [gone[:, a:b].sum(1) for a, b in pairwise(ends)]
     assert graph.dropped.row_sums == pytest.approx(size.sum(1))
     assert graph.dropped.mass == pytest.approx(np.stack(of_kinds, 1))
     assert graph.dropped.counts.tolist() == (gone > 0).sum(1).tolist()
@@ -114,7 +116,7 @@ def rows(*rows):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_names_row_and_node(value):
-    with pytest.raises(NonFiniteError, match="edge to node 4 from node 1 is (nan|inf)"):
+    with pytest.raises(NonFiniteError, match=r"edge to node 4 from node 1 is (nan|inf)"):
         writer().add(torch.tensor([0, 4]), rows([0, 0.0, 0, 1], [1, value, 0, 0]))
 
 
