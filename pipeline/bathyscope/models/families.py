@@ -53,6 +53,10 @@ class Family:
     """Map to logits."""
     mlp_out: str | None = None
     """Module that gives what the MLP returns, where that is another one than `mlp`."""
+    mlp_write: str | None = None
+    """Module that gives what the MLP adds to the stream, where that is not what it returns."""
+    heads: str | None = None
+    """Module that receives the outputs of all heads, side by side; none where it is not known."""
     parallel: bool = False
     """Whether attention and MLP always read the same input."""
     parallel_setting: str | None = None
@@ -101,12 +105,14 @@ _LLAMA = Family(
     mlp_norm="post_attention_layernorm",
     embedding="model.embed_tokens",
     final_norm="model.norm",
+    heads="self_attn.o_proj",
 )
 
 _GEMMA2 = replace(
     _LLAMA,
     attention_out="post_attention_layernorm",
     mlp_norm="pre_feedforward_layernorm",
+    mlp_write="post_feedforward_layernorm",
     gain_from_one=True,
 )
 
@@ -117,6 +123,7 @@ _GPT2 = Family(
     mlp_norm="ln_2",
     embedding="transformer.wte",
     final_norm="transformer.ln_f",
+    heads="attn.c_proj",
 )
 
 _GPT_NEOX = Family(
@@ -127,6 +134,7 @@ _GPT_NEOX = Family(
     embedding="gpt_neox.embed_in",
     final_norm="gpt_neox.final_layer_norm",
     parallel_setting="use_parallel_residual",
+    heads="attention.dense",
     checkpoint_names={"lm_head.": "embed_out."},
 )
 
@@ -197,14 +205,18 @@ FAMILIES: Mapping[str, Family] = {
     "gemma3_text": _GEMMA2,
     "gpt2": _GPT2,
     "gpt_neox": _GPT_NEOX,
-    "gptj": replace(_GPT2, mlp_norm="ln_1", parallel=True),
+    "gptj": replace(_GPT2, mlp_norm="ln_1", parallel=True, heads="attn.out_proj"),
     "llama": _LLAMA,
     "mamba": _MAMBA,
     "mistral": _LLAMA,
     "mixtral": _LLAMA,
     "olmoe": _LLAMA,
     "phi": replace(
-        _LLAMA, mlp_norm="input_layernorm", final_norm="model.final_layernorm", parallel=True
+        _LLAMA,
+        mlp_norm="input_layernorm",
+        final_norm="model.final_layernorm",
+        parallel=True,
+        heads="self_attn.dense",
     ),
     "phi3": _LLAMA,
     "qwen2": _LLAMA,
