@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from decoders import DECODERS, LAYERS, WIDTH, decoder, random_dictionary, random_model
 from torch import Tensor, nn
 
 from bathyscope.attribution.graphs.build import GraphSettings, all_nodes
@@ -16,6 +15,7 @@ from bathyscope.attribution.graphs.nodes import Nodes
 from bathyscope.attribution.graphs.replacement import Replacement, encoder_rows
 from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.models.families import family_of
+from decoders import DECODERS, LAYERS, WIDTH, decoder, random_dictionary, random_model
 
 TOKENS = torch.tensor([5, 17, 90, 17, 33, 64, 5])
 KEEP = torch.arange(len(TOKENS)) > 0

@@ -1,7 +1,7 @@
 """What truncation can have changed: bounds on influence and scores of a truncated graph.
 
 Let K be the kept entries over exact row sums, D the dropped ones, Â = K + D, and I_low the
-influence by K alone. Then I - I_low = l · (1 + Â + Â² + …) with l = (I_low + p) · D, what leaks out of
+influence by K alone. Then I - I_low = l · (1 + Â + Â² + …) with l = (I_low + p) · D, the leak of
 K. No path of an acyclic graph meets a node twice, so a unit of leak that starts at a node visits
 any other at most once: I_low <= I <= I_low + (leak of the targets that can lead to the node).
 
