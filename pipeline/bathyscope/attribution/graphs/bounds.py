@@ -1,9 +1,9 @@
 """What truncation can have changed: bounds on influence and scores of a truncated graph.
 
 Let K be the kept entries over exact row sums, D the dropped ones, Â = K + D, and I_low the
-influence by K alone. Then I - I_low = l · (1 + Â + Â² + …) with l = (I_low + p) · D, the leak of
-K. No path of an acyclic graph meets a node twice, so a unit of leak that starts at a node visits
-any other at most once: I_low <= I <= I_low + (leak of the targets that can lead to the node).
+influence by K alone. Then I - I_low = l · (1 + Â + Â² + …) with l = (I_low + p) · D, what leaks
+out of K. No path of an acyclic graph meets a node twice, so a unit of leak that starts at a node
+visits any other at most once: I_low <= I <= I_low + (leak of the targets that can lead to it).
 
 That bound lets all leak meet in one node. A second one does not: a dropped entry is at most the
 largest dropped one of its row, so replacing D by these maxima at every source that was not kept
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bathyscope.attribution.graphs.blocks import row_blocks
+from bathyscope.attribution.graphs.blocks import Block, row_blocks
 from bathyscope.attribution.graphs.graph import Bools, Dropped, Floats, Graph, Ints
 from bathyscope.attribution.graphs.influence import SMALLEST_SUM, influence_of
 from bathyscope.attribution.graphs.order import Order
@@ -135,17 +135,17 @@ def upper_influence(
         through = (up + weights) * (1 + _ROUNDING)
         for block in row_blocks(graph, run[possible[run] & (through[run] > 0)]):
             rows = block.rows
-            mass, low = block.mass(), np.maximum(sums[rows], SMALLEST_SUM)
-            largest = dropped.largest[rows].astype(np.float64)
-            below = block.spread(low)
+            mass, largest = block.mass(), dropped.largest[rows].astype(np.float64)
+            of_kept, of_dropped = block.spread(sums[rows]), sums[rows]
             if add:
-                below += np.where(certain[block.indices], 0.0, mass)
-                low = low + largest
-            share = mass / below * block.spread(through[rows])
+                of_kept += np.where(certain[block.indices], 0.0, mass)
+                of_dropped = of_dropped + largest
+            share = mass / np.maximum(of_kept, SMALLEST_SUM) * block.spread(through[rows])
             flow += np.bincount(block.indices, weights=share, minlength=graph.num_nodes)
             most = np.minimum(largest[:, None], dropped.mass[rows])
-            spread.add(rows, most * (through[rows] / low)[:, None])
-            spread.leave_out(block.indices, block.spread(np.arange(len(rows))), rows)
+            rates = through[rows] / np.maximum(of_dropped, SMALLEST_SUM)
+            spread.add(rows, most * rates[:, None])
+            spread.leave_out(block)
     rest = np.arange(graph.num_latents, graph.first_logit)
     up[rest] = flow[rest] + spread.at(rest)
     up[graph.logits] = 0
@@ -171,14 +171,13 @@ class _Spread:
         has = last >= 0
         np.add.at(self._up_to, last[has], values[has, 0])
 
-    def leave_out(self, sources: Ints, places: Ints, rows: Ints) -> None:
+    def leave_out(self, block: Block) -> None:
         """Take them away again at kept entries: what was kept was not dropped."""
-        targets = rows[places]
-        gone = self._values[targets, self._kinds[sources]]
-        gone *= (sources >= self._graph.num_latents) | (
-            sources <= self._dropped.last_latent[targets]
-        )
-        self._kept += np.bincount(sources, weights=gone, minlength=len(self._kept))
+        targets = block.spread(block.rows)
+        gone = self._values[targets, self._kinds[block.indices]]
+        is_latent = block.indices < self._graph.num_latents
+        gone[is_latent & (block.indices > self._dropped.last_latent[targets])] = 0.0
+        self._kept += np.bincount(block.indices, weights=gone, minlength=len(self._kept))
 
     def at(self, nodes: Ints) -> Floats:
         """The sum at nodes, which ascend and are of targets' kinds or of none."""
