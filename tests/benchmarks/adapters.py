@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from bathyscope.attribution.graphs.blocks import row_blocks
-from bathyscope.attribution.graphs.bounds import score_bounds
 from bathyscope.attribution.graphs.doubt import doubt_of
 from bathyscope.attribution.graphs.graph import Bools, Graph, Ints
 from bathyscope.attribution.graphs.order import order_of, targets
@@ -92,14 +91,14 @@ def prune_graph_truncated(graph: dict[str, Any]) -> tuple[Bools, Ints, float, fl
     kept = writer.finish(whole.logit_probabilities)
     order = order_of(kept)
     pruned = prune(kept, order=order)
-    bounds = score_bounds(kept, order, pruned.influence.nodes)
     doubt = doubt_of(kept, order)
+    bounds = doubt.scores
+    at_least = doubt.node_jaccard(pruned.nodes), doubt.edge_jaccard(pruned.edges)
     print(
         f"kept {kept.num_edges} of {whole.num_edges} edges; Jaccard to exact pruning at least "
-        f"{doubt.node_jaccard:.4f} (nodes), {doubt.edge_jaccard:.4f} (edges, at most "
-        f"{doubt.hidden_edges} of them truncated); replacement {bounds.low.replacement:.5f} to "
-        f"{bounds.up.replacement:.5f}, completeness {bounds.low.completeness:.5f} to "
-        f"{bounds.up.completeness:.5f}",
+        f"{at_least[0]:.4f} (nodes), {at_least[1]:.4f} (edges); "
+        f"replacement {bounds.low.replacement:.5f} to {bounds.up.replacement:.5f}, "
+        f"completeness {bounds.low.completeness:.5f} to {bounds.up.completeness:.5f}",
         flush=True,
     )
     scores = scores_of(kept, pruned.influence.nodes)

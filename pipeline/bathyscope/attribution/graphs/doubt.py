@@ -6,8 +6,8 @@ influence over it have bounds again, every edge's score too, and so the edge thr
 what is unconnected only removes more when there are fewer edges: from the sure edges it leaves what
 is surely left, from the possible ones what may be.
 
-Pruning the truncated graph itself (`prune`) ends between both, since its numbers lie within the
-same bounds. So the Jaccard index of the two prunings is at least sure over possible.
+So however the truncated graph itself is pruned, the Jaccard index with the whole graph's pruning is
+at least what it shares with the sure set, over it and the possible set together.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ import numpy as np
 from bathyscope.attribution.graphs.blocks import Block, row_blocks
 from bathyscope.attribution.graphs.bounds import (
     Bounds,
+    ScoreBounds,
     dropped_of,
     influence_bounds,
+    score_bounds,
     upper_influence,
 )
 from bathyscope.attribution.graphs.bracket import Bracket, Interval
 from bathyscope.attribution.graphs.edge_mask import EdgeMask
 from bathyscope.attribution.graphs.graph import Bools, Floats, Graph
-from bathyscope.attribution.graphs.influence import SMALLEST_SUM
+from bathyscope.attribution.graphs.influence import SMALLEST_SUM, lower_influence
 from bathyscope.attribution.graphs.order import Order
 from bathyscope.attribution.graphs.prune import EdgePredicate, connected
 
@@ -46,16 +48,21 @@ class Doubt(NamedTuple):
     hidden_edges: int
     """The most edges of the pruned whole graph that truncation dropped."""
 
-    @property
-    def node_jaccard(self) -> float:
-        """The least Jaccard index of the nodes that both graphs keep."""
-        return int(self.sure_nodes.sum()) / max(int(self.possible_nodes.sum()), 1)
+    influence: Bounds
+    """Of all nodes before pruning [n]."""
+    scores: ScoreBounds
+    """Of the whole graph."""
 
-    @property
-    def edge_jaccard(self) -> float:
-        """The least Jaccard index of the edges that both graphs keep."""
-        possible = self.possible_edges.count + self.hidden_edges
-        return self.sure_edges.count / possible if possible else 1.0
+    def node_jaccard(self, nodes: Bools) -> float:
+        """The least Jaccard index of kept nodes [n] with those of the whole graph."""
+        either = int((self.possible_nodes | nodes).sum())
+        return int((self.sure_nodes & nodes).sum()) / max(either, 1)
+
+    def edge_jaccard(self, edges: EdgeMask) -> float:
+        """The least Jaccard index of kept edges with those of the whole graph."""
+        either = self.possible_edges.count + edges.count - self.possible_edges.count_both(edges)
+        either += self.hidden_edges
+        return self.sure_edges.count_both(edges) / either if either else 1.0
 
 
 class _Sums(NamedTuple):
@@ -78,6 +85,8 @@ class _Kept(NamedTuple):
     sums: _Sums
     through: Bounds
     """Influence + p of nodes, if they are kept."""
+    influence: Bounds
+    """Before nodes are removed."""
 
 
 def doubt_of(
@@ -105,7 +114,10 @@ def doubt_of(
     if hidden:
         # A dropped edge may connect any node, so none is surely removed for want of edges.
         possible_nodes, possible_edges = kept.possible, _all(kept, order, possibly)
-    return Doubt(sure_nodes, possible_nodes, sure_edges, possible_edges, hidden)
+    scores = score_bounds(graph, order, kept.influence.low)
+    return Doubt(
+        sure_nodes, possible_nodes, sure_edges, possible_edges, hidden, kept.influence, scores
+    )
 
 
 def _kept(graph: Graph, order: Order, node_threshold: float) -> _Kept:
@@ -120,8 +132,8 @@ def _kept(graph: Graph, order: Order, node_threshold: float) -> _Kept:
     sums = _sums(graph, sure, possible)
     weights = graph.logit_weights()
     up = upper_influence(graph, order, sums=sums.low, add=True, certain=sure, possible=possible)
-    low = _lower_influence(graph, order, sums.up, sure)
-    return _Kept(graph, sure, possible, sums, Bounds(low + weights, up + weights))
+    low = lower_influence(graph, order, sums.up, sure) * (1 - _ROUNDING)
+    return _Kept(graph, sure, possible, sums, Bounds(low + weights, up + weights), bounds)
 
 
 def _sums(graph: Graph, sure: Bools, possible: Bools) -> _Sums:
@@ -136,18 +148,6 @@ def _sums(graph: Graph, sure: Bools, possible: Bools) -> _Sums:
         largest = dropped.largest[rows].astype(np.float64)
         gone[rows] = np.minimum(dropped.mass[rows], largest[:, None] * most).sum(axis=1)
     return _Sums(low * (1 - _ROUNDING), (up + gone) * (1 + _ROUNDING), gone)
-
-
-def _lower_influence(graph: Graph, order: Order, sums: Floats, sure: Bools) -> Floats:
-    """Influence by kept entries of sure targets alone, over the largest row sums [n]."""
-    weights, nodes = graph.logit_weights(), np.zeros(graph.num_nodes)
-    for run in order.downward():
-        through = nodes + weights
-        for block in row_blocks(graph, run[sure[run] & (through[run] > 0)]):
-            rates = through[block.rows] / np.maximum(sums[block.rows], SMALLEST_SUM)
-            mass = block.mass() * block.spread(rates)
-            nodes += np.bincount(block.indices, weights=mass, minlength=graph.num_nodes)
-    return nodes * (1 - _ROUNDING)
 
 
 def _edge_bounds(kept: _Kept, block: Block) -> Bounds:
