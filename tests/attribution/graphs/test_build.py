@@ -109,7 +109,7 @@ def test_a_graph_over_the_budget_is_refused_with_a_smaller_one_that_fits() -> No
     with pytest.raises(GraphError, match=r"attribute.most_latents=(\d+)") as refused:
         graph_of(memory_bytes=45_000)
     fits = int(str(refused.value).partition("most_latents=")[2].partition(",")[0])
-    assert 0 < fits < 60
+    assert len(graph_of(memory_bytes=45_000, most_latents=fits).nodes.latents) == fits
     with pytest.raises(GraphError, match=r"Raise attribute.memory_bytes, or give a shorter prompt"):
         graph_of(memory_bytes=10_000)
 
