@@ -14,6 +14,7 @@ import yaml
 from bathyscope.command_help import GROUPS, choices
 from bathyscope.composition import compose
 from bathyscope.config import Config, setting_names
+from bathyscope.config.ranges import collapsed, expanded
 from bathyscope.config_rules import validate
 from bathyscope.dictionaries.kinds import ACTIVATIONS, KINDS
 from bathyscope.errors import ConfigError
@@ -370,6 +371,12 @@ def test_a_range_names_a_hook_point_for_each_layer() -> None:
     assert config.hooks.points == ["mlp_in.0", "mlp_in.1", "mlp_in.2", "mlp_out.9", "mlp_out.10"]
     with pytest.raises(ConfigError, match=r"'mlp_in.3-1' is a range that ends before it begins"):
         compose(["hooks.points=[mlp_in.3-1]"])
+
+
+def test_what_was_expanded_is_told_as_a_range() -> None:
+    names = ["mlp_in.0", "mlp_in.1", "mlp_in.2", "mlp_out.9", "mlp_out.10", "model.norm:in"]
+    assert collapsed(names) == ["mlp_in.0-2", "mlp_out.9", "mlp_out.10", "model.norm:in"]
+    assert expanded(collapsed(names)) == names
 
 
 def test_a_layer_says_what_a_transcoder_reads_and_writes() -> None:

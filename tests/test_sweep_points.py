@@ -28,6 +28,14 @@ def test_the_last_setting_changes_first_and_names_say_the_values() -> None:
     assert {p.config.url for p in points} == {"runs/x"}
 
 
+def test_a_grid_may_be_over_what_makes_a_configuration_valid() -> None:
+    # Without a layer nothing says which of the hook points the transcoder reads.
+    given = ["hooks.points=[mlp_in.0-1,mlp_out.0-1]", "dictionary=transcoder"]
+    _, _, points = compose_sweep([*given, "dictionary.layer=0,1", "url=runs/x"])
+    assert [p.config.outputs for p in points] == [["mlp_out.0"], ["mlp_out.1"]]
+    assert [p.config.dictionary.name for p in points] == ["main-layer0", "main-layer1"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [

@@ -29,6 +29,12 @@ def compose(
     What is only `planned` needs less: see `validate`.
     Raises `ConfigError` with near matches for an unknown key, group or choice.
     """
+    config, found = _composed(overrides, config_dir)
+    validate(config, planned=planned)
+    return config, found
+
+
+def _composed(overrides: Sequence[str], config_dir: str | None) -> tuple[Config, DictConfig]:
     import hydra
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
@@ -50,7 +56,6 @@ def compose(
     config.hooks.points = expanded(config.hooks.points)
     config.dictionary.inputs = expanded(config.dictionary.inputs)
     config.dictionary.outputs = expanded(config.dictionary.outputs)
-    validate(config, planned=planned)
     return config, found
 
 
@@ -63,7 +68,8 @@ def compose_sweep(
     Raises `ConfigError` for a grid that is empty or varies what cannot be varied.
     """
     alone, given = _axes(overrides)
-    base, found = compose(alone, config_dir=config_dir)
+    # What is varied may be what makes it valid, such as a layer; every point is validated below.
+    base, found = _composed(alone, config_dir)
     axes = {key: [_spelled(key, value) for value in _listed(key, values)]
             for key, values in base.sweep.grid.items()}  # fmt: skip
     axes |= given

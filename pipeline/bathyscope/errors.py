@@ -25,6 +25,10 @@ class ModelError(BathyscopeError, ValueError):
     """A model folder that cannot be loaded as asked."""
 
 
+class GraphError(BathyscopeError, ValueError):
+    """An attribution graph whose arrays do not fit together, or that has a cycle."""
+
+
 class NonFiniteError(BathyscopeError, ArithmeticError):
     """NaN or infinity where finite numbers are needed."""
 

@@ -1,10 +1,16 @@
-"""Hands the trainer's own training step to scripts that time several implementations."""
+"""Hands our own implementations to scripts that time several: a training step, a pruned graph."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bathyscope.attribution.graphs.graph import Bools, Graph, Ints
+from bathyscope.attribution.graphs.order import order_of
+from bathyscope.attribution.graphs.prune import prune
+from bathyscope.attribution.graphs.scores import scores_of
 from bathyscope.dictionaries.dictionary import topk_autoencoder
 from bathyscope.training.step import Step, StepSettings
 
@@ -42,3 +48,25 @@ def topk_step(
 ) -> TopKAdapter:
     """A TopK training step that starts from `weights`; `dead` is a bool mask for AuxK."""
     return TopKAdapter(weights, k, lr, dead)
+
+
+def prune_graph(graph: dict[str, Any]) -> tuple[Bools, Ints, float, float]:
+    """Nodes and edges kept of a graph, and its replacement and completeness scores."""
+    whole = _graph(graph)
+    order = order_of(whole)
+    pruned = prune(whole, order=order)
+    scores = scores_of(whole, pruned.influence.nodes)
+    return pruned.nodes, pruned.edges.positions(), scores.replacement, scores.completeness
+
+
+def _graph(graph: dict[str, Any]) -> Graph:
+    return Graph(
+        graph["indptr"],
+        graph["indices"],
+        graph["values"],
+        graph["num_features"],
+        graph["num_errors"],
+        graph["num_tokens"],
+        graph["num_logits"],
+        graph["logit_probabilities"],
+    )

@@ -12,6 +12,7 @@ from bathyscope.commands.disk import Estimate, estimate
 from bathyscope.commands.progress import millions, size
 from bathyscope.commands.training_plan import training_footprint, training_lines, training_refusal
 from bathyscope.config import Config
+from bathyscope.config.ranges import collapsed
 from bathyscope.models.families import family_of
 from bathyscope.models.hook_points import layers_needed
 from bathyscope.stages.corpus import facts_for_plan
@@ -24,10 +25,10 @@ from bathyscope.values import Json
 def lines(config: Config, model: ModelPlan, needed: Estimate) -> list[str]:
     """The plan for a person, one line each."""
     shape = model.shape
-    hooks = ", ".join(
-        f"{name} (d {width})" if p is None else f"{name} ({p} rows of d {width})"
-        for name, width, p in zip(config.hooks.points, shape.widths, shape.positions, strict=True)
-    )
+    kinds: dict[str, list[str]] = {}
+    for name, width, p in zip(config.hooks.points, shape.widths, shape.positions, strict=True):
+        kinds.setdefault(f"d {width}" if p is None else f"{p} rows of d {width}", []).append(name)
+    hooks = ", ".join(f"{', '.join(collapsed(of))} ({kind})" for kind, of in kinds.items())
     widths = dict(zip(config.hooks.points, shape.widths, strict=True))
     images = is_of_images(config)
     items = (

@@ -26,3 +26,23 @@ def expanded(names: Sequence[str]) -> list[str]:
             raise ConfigError(f"{name!r} is a range that ends before it begins. Swap its ends.")
         found += [f"{alias}.{layer}" for layer in range(first, last + 1)]
     return found
+
+
+def collapsed(names: Sequence[str]) -> list[str]:
+    """The names with three or more aliases of consecutive layers as one range."""
+    found: list[list[str]] = []
+    for name in names:
+        if found and _follows(found[-1][-1], name):
+            found[-1].append(name)
+        else:
+            found.append([name])
+    return [
+        each
+        for run in found
+        for each in (run if len(run) < 3 else [f"{run[0]}-{run[-1].rpartition('.')[2]}"])
+    ]
+
+
+def _follows(before: str, name: str) -> bool:
+    alias, _, layer = before.rpartition(".")
+    return layer.isdecimal() and name == f"{alias}.{int(layer) + 1}"

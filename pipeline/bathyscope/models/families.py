@@ -53,6 +53,8 @@ class Family:
     """Map to logits."""
     mlp_out: str | None = None
     """Module that gives what the MLP returns, where that is another one than `mlp`."""
+    mlp_write: str | None = None
+    """Module that gives what the MLP adds to the stream, where that is not what it returns."""
     attention_projection: str | None = "self_attn.o_proj"
     """Map whose input holds the heads side by side; None without attention."""
     parallel: bool = False
@@ -109,6 +111,7 @@ _GEMMA2 = replace(
     _LLAMA,
     attention_out="post_attention_layernorm",
     mlp_norm="pre_feedforward_layernorm",
+    mlp_write="post_feedforward_layernorm",
     gain_from_one=True,
 )
 

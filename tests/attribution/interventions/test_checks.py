@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from decoders import DECODERS, decoder, random_dictionary
 
 from bathyscope.attribution.interventions.changes import (
     Clamp,
@@ -28,6 +27,7 @@ from bathyscope.attribution.interventions.intervention import (
 )
 from bathyscope.attribution.interventions.splice import intervened
 from bathyscope.errors import ConfigError, HookPointError, ModelError, NonFiniteError
+from decoders import DECODERS, decoder, random_dictionary
 
 SAE = random_dictionary("autoencoder", ["resid_post.1"])
 NAN, INFINITE = float("nan"), float("inf")

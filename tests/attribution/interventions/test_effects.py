@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from decoders import decoder, random_dictionary
 
 from bathyscope.attribution.interventions.changes import Scale, Steer
 from bathyscope.attribution.interventions.effects import effect, forward, side_effects
@@ -18,6 +17,7 @@ from bathyscope.attribution.interventions.intervention import (
     described,
 )
 from bathyscope.metrics.splice import CLEAN, delta_ce
+from decoders import decoder, random_dictionary
 
 STEER = Intervention(
     Latents(random_dictionary("autoencoder", ["resid_post.1"]), (4,), "main"), Steer(2.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from decoders import DECODERS, HEADS, LAYERS, decoder, random_dictionary
 from torch import Tensor
 
 from bathyscope.attribution.interventions.changes import Clamp, Scale, Steer, Zero
@@ -20,6 +19,7 @@ from bathyscope.attribution.interventions.splice import intervened
 from bathyscope.models.capture import capture
 from bathyscope.models.families import FAMILIES
 from bathyscope.models.heads import heads_of
+from decoders import DECODERS, HEADS, LAYERS, decoder, random_dictionary
 
 TOKENS = torch.randint(3, 128, (2, 9), generator=torch.Generator().manual_seed(1))
 SAE = random_dictionary("autoencoder", ["resid_post.1"])

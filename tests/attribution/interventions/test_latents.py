@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from decoders import LAYERS, decoder, random_dictionary
 from torch import Tensor, nn
 
 from bathyscope.attribution.interventions.changes import (
@@ -26,6 +25,7 @@ from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.errors import HookPointError
 from bathyscope.models.capture import capture
 from bathyscope.models.splice import spliced
+from decoders import LAYERS, decoder, random_dictionary
 
 D, VOCABULARY = 6, 10
 LATENT = 3

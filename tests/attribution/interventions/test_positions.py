@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from decoders import decoder, random_dictionary
 from torch import Tensor, nn
 
 from bathyscope.attribution.interventions.changes import Resample, Scale, Steer, Zero
@@ -18,6 +17,7 @@ from bathyscope.attribution.interventions.intervention import (
 from bathyscope.attribution.interventions.splice import intervened
 from bathyscope.errors import ConfigError, HookPointError
 from bathyscope.models.capture import capture
+from decoders import decoder, random_dictionary
 
 
 def stack() -> nn.Module:

@@ -1,0 +1,1 @@
+"""Circuits of latents: which of them, with their edges, make an output."""
