@@ -125,6 +125,11 @@ def _call(command: str, config: Config, record: dict[str, Any], overrides: list[
 
         convert(config, _say)
         return 0
+    if command == "intervene":
+        from bathyscope.commands.intervene import intervene
+
+        intervene(config, _say, overrides=overrides)
+        return 0
     if command == "ladder":
         from bathyscope.commands.ladder import ladder
 

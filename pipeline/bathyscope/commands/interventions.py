@@ -7,7 +7,7 @@ then are weights loaded.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ class Options:
     """The dictionary of latents whose intervention names none."""
     tokens: int = 40
     """Tokens to generate; 0 generates none."""
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     top: int = 5
     """Most probable next tokens to show."""
     held_out_items: int = 0
@@ -150,8 +150,11 @@ def _with_reference(
         return dict(variants)
     tokens, keep, _ = _items(run, TRAIN, options.reference_items)
     say(f"captures   {len(tokens)} training sequences to take means and resampled rows from")
-    shared = {"tokens": tokens, "keep": keep, "batch_items": options.batch_items}
-    return {name: with_reference(model, some, **shared) for name, some in variants.items()}
+    size = options.batch_items
+    return {
+        name: with_reference(model, some, tokens=tokens, keep=keep, batch_items=size)
+        for name, some in variants.items()
+    }
 
 
 def _held_out(
