@@ -17,25 +17,23 @@ class InterveneConfig:
     latents: list[int] = option([], "numbers of latents that are changed together")
     change: str = option(
         "steer",
-        "what is done to them: steer (add so many decoder rows), clamp, scale, or, to ablate them, "
-        "zero, mean or resample",
+        "what is done: steer (adds decoder rows), clamp, scale, or to ablate: zero, mean, resample",
     )
     values: list[float] = option(
-        [], "strengths to steer by, values to clamp to or factors: a variant for each"
+        [], "strengths to steer by, values to clamp to, or factors: a variant for each"
     )
     positions: Any = option(
         "all", "where: all, prompt, generated, or [0,-1] (from the prompt's end where negative)"
     )
     also: list[dict[str, Any]] = option(
         [],
-        "more that is changed in every variant, such as {latent:7,clamp:2}, {layer:5,head:3,"
-        "ablate:mean} or {hook:mlp_out.4,scale:0.5}",
+        "more that every variant changes: {latent:7,clamp:2}, {layer:5,head:3,ablate:mean}, …",
     )
     tokens: int = not_negative(40, "tokens that are generated; 0 generates none")
     temperature: float = not_negative(
         0.0, "0 takes the most probable token, above it they are drawn"
     )
-    seed: int = option(0, "draws of tokens and of resampled rows")
+    seed: int = not_negative(0, "draws of tokens and of resampled rows")
     top: int = positive(5, "most probable next tokens that are shown")
     held_out_items: int = not_negative(
         4, "held-out sequences over which side effects are measured; 0 measures none"
