@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -119,7 +120,7 @@ def finished_config(
 ) -> Config:
     """The configuration of one finished run of the whole path."""
     config = tiny_config(tmp_path_factory.mktemp("runs") / "tiny")
-    run_stages(config)
+    run_stages(config, resolved=dataclasses.asdict(config))
     return config
 
 

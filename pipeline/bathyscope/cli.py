@@ -129,6 +129,11 @@ def _call(command: str, config: Config, record: dict[str, Any], overrides: list[
         from bathyscope.commands.attribute import attribute
 
         return 0 if attribute(config, _say, resolved=record, overrides=overrides) else FAILED
+    if command == "intervene":
+        from bathyscope.commands.intervene import intervene
+
+        intervene(config, _say, overrides=overrides)
+        return 0
     if command == "ladder":
         from bathyscope.commands.ladder import ladder
 

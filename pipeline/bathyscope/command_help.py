@@ -6,7 +6,7 @@ from dataclasses import Field, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import resources
 
-from bathyscope.config import Config, ConvertConfig, RedoConfig, VerifyConfig
+from bathyscope.config import Config, ConvertConfig, InterveneConfig, RedoConfig, VerifyConfig
 from bathyscope.errors import ConfigError
 
 COMMANDS = {
@@ -24,6 +24,7 @@ COMMANDS = {
     "report": "a static page that opens from disk",
     "attribute": "what outputs come from: a graph of latents for each prompt, checked",
     "ladder": "small decoders of growing size are trained alike, as a family to study",
+    "intervene": "latents, heads or modules are changed in the model, and what follows is shown",
     "verify": "compares a run with its receipts, byte by byte; changes nothing",
     "redo": "takes receipts back, so that their units are done again",
     "convert": "a dictionary of one project's format becomes one of another's",
@@ -33,6 +34,10 @@ OF_A_FOLDER = {
     "verify": ("bathyscope verify RUN [key=value …]", VerifyConfig),
     "redo": ("bathyscope redo ARTIFACT redo.segment=… redo.units=[…]", RedoConfig),
     "convert": ("bathyscope convert FOLDER convert.to=FOLDER convert.format=…", ConvertConfig),
+    "intervene": (
+        "bathyscope intervene RUN intervene.prompt='…' intervene.latents=[…] intervene.values=[…]",
+        InterveneConfig,
+    ),
 }
 GROUPS = (
     "model",

@@ -19,6 +19,7 @@ from bathyscope.config.dictionary import (
     TrainConfig,
 )
 from bathyscope.config.exchange import ConvertConfig
+from bathyscope.config.intervene import InterveneConfig
 from bathyscope.config.ladder import LadderConfig
 from bathyscope.config.measures import DescribeConfig, EvaluateConfig
 from bathyscope.config.model import HooksConfig, ModelConfig
@@ -37,6 +38,7 @@ __all__ = [
     "FineTuneConfig",
     "HardwareConfig",
     "HooksConfig",
+    "InterveneConfig",
     "LadderConfig",
     "LoggingConfig",
     "ModelConfig",
@@ -74,6 +76,7 @@ class Config:
     verify: VerifyConfig = field(default_factory=VerifyConfig)
     redo: RedoConfig = field(default_factory=RedoConfig)
     convert: ConvertConfig = field(default_factory=ConvertConfig)
+    intervene: InterveneConfig = field(default_factory=InterveneConfig)
 
     @property
     def hook(self) -> str:

@@ -6,7 +6,16 @@ Each file has the rules of one noun; bounds of single numbers stand beside their
 from __future__ import annotations
 
 from bathyscope.config import Config
-from bathyscope.config_rules import attribute, bounds, cluster, data, dictionary, ladder, needed
+from bathyscope.config_rules import (
+    attribute,
+    bounds,
+    cluster,
+    data,
+    dictionary,
+    intervene,
+    ladder,
+    needed,
+)
 from bathyscope.config_rules.choices import one_of
 from bathyscope.errors import ConfigError
 
@@ -27,6 +36,7 @@ def validate(config: Config, *, planned: bool = False) -> None:
     dictionary.check(config)
     ladder.check(config)
     attribute.check(config)
+    intervene.check(config)
     if not 0 <= config.verify.share <= 1:
         raise ConfigError(
             f"verify.share is {config.verify.share}. A share from 0 (sizes and receipts only) to 1 "

@@ -37,7 +37,12 @@ def check_tokenizer(folder: Path, corpus: Json) -> None:
 
 def check_model(config: Config, work: Work, facts: ModelFacts) -> None:
     """Raise `IdentityMismatch` when the model here is not the one that the work was begun with."""
-    changed = difference(work.identity["model"], facts.digest(config))
+    check_digest(work.identity, config, facts)
+
+
+def check_digest(identity: Json, config: Config, facts: ModelFacts) -> None:
+    """The same for the identity of activations."""
+    changed = difference(identity["model"], facts.digest(config))
     if changed:
         raise IdentityMismatch(
             f"{facts.folder} on {socket.gethostname()} is another model than the one that this "

@@ -103,7 +103,7 @@ def effect(
     check_length(model, len(tokens))
     tokens = to_model(model, tokens)
     if clean is None:
-        clean = cleanlogits_of(model, tokens)
+        clean = clean_logits(model, tokens)
     with intervened(model, interventions):
         changed = logits_of(model, tokens[None])[0]
     clean_ce, _ = losses_of(clean, clean, tokens)
@@ -119,7 +119,7 @@ def effect(
 
 
 @torch.no_grad()
-def cleanlogits_of(model: nn.Module, tokens: Tensor) -> Tensor:
+def clean_logits(model: nn.Module, tokens: Tensor) -> Tensor:
     """The model's own logits [positions, vocabulary] for tokens int64 [positions]."""
     return logits_of(model, tokens[None])[0]
 
