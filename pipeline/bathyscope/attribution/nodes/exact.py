@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.attribution.nodes.bound import Nodes
-from bathyscope.attribution.nodes.contrast import Contrast, Scores
+from bathyscope.attribution.nodes.contrasts import Contrast, Scores
 from bathyscope.attribution.nodes.forward import traced
 from bathyscope.attribution.nodes.metrics import evaluated, require_finite
 from bathyscope.attribution.nodes.pairs import repeated

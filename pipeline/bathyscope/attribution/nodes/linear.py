@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bathyscope.attribution.nodes.contrast import Contrast, Scores, require_slope
+from bathyscope.attribution.nodes.contrasts import Contrast, Scores, require_slope
 from bathyscope.attribution.nodes.forward import graph_of, traced
 from bathyscope.attribution.nodes.metrics import evaluated, wide
 from bathyscope.attribution.nodes.pairs import repeated

@@ -1,6 +1,6 @@
 """A contrast: a model, pairs, a metric and nodes, with both forwards run once.
 
-Every method (`exact.py`, `linear.py`, `atp_star.py`) takes one and returns `Scores`.
+Every method (`exact.py`, `linear.py`, `star.py`) takes one and returns `Scores`.
 """
 
 from __future__ import annotations
