@@ -64,7 +64,9 @@ class Graph:
     """One forward with its graph."""
 
     tensors: dict[Place, Tensor]
-    """Place -> tensor, as later modules use it."""
+    """Place -> tensor there."""
+    onwards: dict[Place, Tensor]
+    """Place -> its copy that later modules use: what is done to gradients is done to this one's."""
     metric: Tensor
     """[groups, pairs]."""
     calls: dict[int, AttentionCall]
@@ -98,15 +100,19 @@ def graph_of(
     calls_of: Iterable[int] = (),
     drops: Mapping[int, Sequence[Place]] | None = None,
     observed: Sequence[HookPoint] = (),
+    on_gradient: Mapping[Place, Change] | None = None,
 ) -> Graph:
     """One forward that keeps its graph from places on.
 
     `changes` are applied first at a place. `drops` says, for each layer, what it adds to the
     stream. Inputs of modules that are `observed` are in the graph as they are, not replaced.
+    `on_gradient` changes the gradient that comes back to a place before it goes on from there.
     Raises ModelError where weights are offloaded.
     """
     require_resident(model)
-    given, seen = changes or {}, dict[Place, Tensor]()
+    given, returning = changes or {}, on_gradient or {}
+    seen: dict[Place, Tensor] = {}
+    onwards: dict[Place, Tensor] = {}
     dropped: list[int | None] = [None]
     layer_of = {p: layer for layer, ps in (drops or {}).items() for p in ps}
 
@@ -116,10 +122,12 @@ def graph_of(
             # A tensor of its own: others may read the one that this module is given.
             value = value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
             seen[place] = value
-            out = value.clone()
+            onwards[place] = out = value.clone()
             if place in layer_of:
                 layer = layer_of[place]
                 out.register_hook(lambda g: torch.zeros_like(g) if dropped[0] == layer else g)
+            if place in returning:
+                out.register_hook(returning[place])
             return out
 
         return see
@@ -137,7 +145,7 @@ def graph_of(
             f"The metric does not depend on {', '.join(p.name for p in watched)}. Does it detach "
             "what it is given, or read positions before the nodes?"
         )
-    return Graph(seen, require_finite("The metric", value), calls, dropped)
+    return Graph(seen, onwards, require_finite("The metric", value), calls, dropped)
 
 
 @contextmanager
