@@ -73,7 +73,7 @@ class Ablated:
         return require_finite("The metric of the ablated model", value)
 
     def _change(self, number: int, kept: Tensor, reads: list[Tensor]) -> Change:
-        site, keep = self.nodes.sites[number], self.nodes.contrast.pairs.keep
+        keep = self.nodes.contrast.pairs.keep
 
         def change(y: Tensor) -> Tensor:
             x = reads[-1] if reads else y

@@ -3,7 +3,8 @@
     m(do(n = n')) - m(clean),   one forward row per node
 
 Rows of a forward are the whole batch of pairs some times over, and each copy of a pair patches
-another node of it. So a metric sees the pairs in their order.
+another node of it. So a metric sees the pairs in their order. Blocks before the node are passed
+over, since nothing changes there.
 """
 
 from __future__ import annotations
@@ -55,11 +56,11 @@ def patched_metric(
     contrast: Contrast, nodes: Nodes, rows: Tensor, which: Tensor, groups: int
 ) -> Tensor:
     """The metric [groups, pairs] where row rows[i] of the repeated batch patches node which[i]."""
-    trace = traced(
-        contrast.model,
-        repeated(contrast.pairs.clean, groups),
-        changes={nodes.place: lambda x: nodes.patched(x, rows, which)},
-    )
+    inputs = repeated(contrast.pairs.clean, groups)
+    with contrast.resumed(nodes.place, groups):
+        trace = traced(
+            contrast.model, inputs, changes={nodes.place: lambda x: nodes.patched(x, rows, which)}
+        )
     return evaluated(contrast.metric, trace.logits, len(contrast.pairs))
 
 

@@ -70,10 +70,12 @@ def _mean_gradient(contrast: Contrast, place: Place, steps: int, rows: int) -> T
     total: Tensor | None = None
     for first in range(0, steps, per_forward):
         part = alphas[first : first + per_forward]
-        graph = graph_of(
-            contrast.model, repeated(contrast.pairs.clean, len(part)), [place], contrast.metric,
-            pairs=size, changes={place: _moved(contrast, place, part)},
-        )  # fmt: skip
+        inputs = repeated(contrast.pairs.clean, len(part))
+        with contrast.resumed(place, len(part)):
+            graph = graph_of(
+                contrast.model, inputs, [place], contrast.metric, pairs=size,
+                changes={place: _moved(contrast, place, part)},
+            )  # fmt: skip
         found = graph.gradients([place])[place]
         found = found.to(wide(found))
         summed = found.view(len(part), size, *found.shape[1:]).sum(0)
