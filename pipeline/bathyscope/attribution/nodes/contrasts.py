@@ -96,7 +96,11 @@ class Scores:
 
     def flat(self) -> Tensor:
         """All scores, set by set [nodes]."""
-        return torch.cat(self.values) if self.values else torch.empty(0)
+        return (
+            torch.cat([v.to(self.values[0].device) for v in self.values])
+            if self.values
+            else torch.empty(0)
+        )
 
     def top(self, count: int) -> list[Node]:
         """The nodes with the largest absolute scores; equals in the order of the nodes."""

@@ -45,10 +45,9 @@ def exact_effects(
         chosen = ((turn >= first) & (turn < first + per_forward)).nonzero()[:, 0]
         groups = int(turn[chosen].max()) - first + 1
         rows = (turn[chosen] - first) * size + pair[chosen]
-        device = contrast.clean_metric.device
-        metric = patched_metric(contrast, nodes, rows.to(device), which[chosen].to(device), groups)
-        change = metric - contrast.clean_metric
-        effects[chosen.to(device)] = change.flatten()[rows.to(device)]
+        metric = patched_metric(contrast, nodes, rows, which[chosen], groups)
+        change = (metric - contrast.clean_metric).flatten()
+        effects[chosen.to(change.device)] = change[rows.to(change.device)]
     return require_finite("The metric of a patched forward", effects)
 
 
@@ -57,6 +56,8 @@ def patched_metric(
 ) -> Tensor:
     """The metric [groups, pairs] where row rows[i] of the repeated batch patches node which[i]."""
     inputs = repeated(contrast.pairs.clean, groups)
+    device = nodes.table.pair.device
+    rows, which = rows.to(device), which.to(device)
     with contrast.resumed(nodes.place, groups):
         trace = traced(
             contrast.model, inputs, changes={nodes.place: lambda x: nodes.patched(x, rows, which)}

@@ -59,7 +59,7 @@ def completeness_gap(contrast: Contrast, scores: Scores, place: Place) -> Tensor
     summed = torch.zeros_like(total)
     for nodes, values in zip(contrast.nodes, scores.values, strict=True):
         if nodes.place == place:
-            summed.index_add_(0, nodes.table.pair, values.to(summed.dtype))
+            summed.index_add_(0, nodes.table.pair.to(summed.device), values.to(summed))
     return summed - total
 
 
@@ -87,7 +87,7 @@ def _mean_gradient(contrast: Contrast, place: Place, steps: int, rows: int) -> T
 def _moved(contrast: Contrast, place: Place, alphas: list[float]) -> Change:
     """x + α (x' - x) at kept positions, for one α per copy of the batch."""
     change = contrast.corrupted.tensors[place] - contrast.clean.tensors[place]
-    keep = contrast.pairs.keep
+    keep = contrast.pairs.keep.to(change.device)
     change = change * keep.view(*keep.shape, *[1] * (change.ndim - 2))
     moves = torch.cat([alpha * change for alpha in alphas])
     return lambda x: x.detach() + moves.to(x.dtype)
