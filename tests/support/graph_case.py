@@ -18,7 +18,7 @@ from bathyscope.attribution.graphs.prune import Pruned, prune
 from bathyscope.attribution.graphs.public_json import GraphAbout
 from bathyscope.dictionaries.kinds import AnyDictionary
 
-TOKENS = [5, 17, 90, 17, 33, 64, 5]
+TOKENS = [14, 8, 9, 10, 11, 12, 13, 17]
 AWKWARD = ['say "hi"', "\n", "<b>x</b>", "\U0001f9ed", "\udcff", " (p=0.5)", "</script>"]
 """What tokens can look like, and a lone byte as Python decodes it."""
 

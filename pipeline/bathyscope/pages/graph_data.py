@@ -107,7 +107,9 @@ def page_data(page: GraphPage, shown: Shown) -> dict[str, object]:
     kinds = {name: number for number, name in enumerate(KINDS)}
     return {
         "numLayers": page.num_layers,
-        "tokens": [t for t, kind in zip(nodes["text"], nodes["kind"], strict=True) if kind == "token"],
+        "tokens": [
+            t for t, kind in zip(nodes["text"], nodes["kind"], strict=True) if kind == "token"
+        ],
         "ids": [nodes["id"][i] for i in chosen],
         "kinds": [kinds[nodes["kind"][i]] for i in chosen],
         "layers": [int(nodes["layer"][i]) for i in chosen],

@@ -8,7 +8,7 @@ from bathyscope.pages.text import is_measured
 
 
 def notes(page: GraphPage, shown: Shown) -> list[str]:
-    """One or two sentences for everything that a reader might take the picture for and should not."""
+    """A sentence or two for each thing that a reader might see in the picture and should not."""
     kind, kept = page.nodes["kind"], page.nodes["kept"]
     gone = sum(1 for k, stays in zip(kind, kept, strict=True) if k == "latent" and not stays)
     graph = sum(1 for k in kind if k == "latent")

@@ -69,7 +69,8 @@ lowers it</li>
 <canvas id="canvas" tabindex="0" role="application" aria-label="Attribution graph"
  aria-describedby="keys"></canvas><div id="sizer"></div>
 </div>
-<aside id="panel" class="panel" aria-label="Chosen node"><p class="quiet">Reading the graph…</p></aside>
+<aside id="panel" class="panel" aria-label="Chosen node">
+<p class="quiet">Reading the graph…</p></aside>
 </div>
 <p id="keys" class="quiet">Positions run to the right, layers upward. Point at a node for its
 figures, click to pin it. With the drawing in focus, arrow keys step to the next node, Enter pins
@@ -169,16 +170,18 @@ def _prompt(page: GraphPage) -> str:
     )
     rows = "".join(
         f'<tr><th scope="row"><span class="word">{token_html(nodes["text"][i])}</span></th>'
-        f'<td class="number">{_percent(float(nodes["probability"][i]))}</td></tr>'
+        f'<td class="number" style="--share: {nodes["probability"][i]:.4f}">'
+        f"{_percent(float(nodes['probability'][i]))}</td></tr>"
         for i in logits
     )
     total = _percent(float(sum(nodes["probability"][i] for i in logits)))
     head = '<th scope="col">target output</th><th scope="col" class="number">probability</th>'
     table = (
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        f'<p class="quiet">Together {total} of the next token\'s probability.</p>'
+        f'<div><table class="outputs"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        f'<p class="quiet">Together {total} of the next token\'s probability.</p></div>'
     )
-    return f'<ol class="words" aria-label="Tokens of the prompt">{words}</ol>{table}'
+    listed = f'<ol class="words" aria-label="Tokens of the prompt">{words}</ol>'
+    return f'<div class="prompt">{listed}{table}</div>'
 
 
 def _percent(share: float) -> str:

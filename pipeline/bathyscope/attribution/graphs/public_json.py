@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,6 +68,15 @@ class GraphAbout:
     description: str = ""
     creator_name: str = ""
     source_urls: Sequence[str] = ()
+
+
+class FeaturePlace(NamedTuple):
+    """A latent: where its rows are, and by what viewers know it."""
+
+    dictionary: str
+    latent: int
+    layer: int
+    index: int
 
 
 def graph_json(columns: GraphColumns, about: GraphAbout, *, labels: Labels | None = None) -> Json:
@@ -126,15 +135,13 @@ def cantor_pair(layer: int, index: int) -> int:
     return (layer + index) * (layer + index + 1) // 2 + index
 
 
-def feature_key(nodes: Columns) -> dict[int, tuple[str, int, int, int]]:
-    """Feature number -> dictionary, latent, layer, index: the latents among the nodes kept."""
-    found = {}
-    for i in np.flatnonzero(nodes["kept"]).tolist():
-        if nodes["kind"][i] == "latent":
-            layer, index = int(nodes["layer"][i]), int(nodes["index"][i])
-            place = (nodes["dictionary"][i], int(nodes["latent"][i]), layer, index)
-            found[cantor_pair(layer, index)] = place
-    return found
+def feature_places(nodes: Columns) -> list[FeaturePlace]:
+    """The latents among the nodes kept, each once, whatever the positions."""
+    kept = [i for i in np.flatnonzero(nodes["kept"]).tolist() if nodes["kind"][i] == "latent"]
+    columns = ("dictionary", "latent", "layer", "index")
+    found = ((nodes[c][i] for c in columns) for i in kept)
+    places = {FeaturePlace(name, int(a), int(b), int(c)) for name, a, b, c in found}
+    return sorted(places)
 
 
 def bias_totals(columns: GraphColumns) -> Json:

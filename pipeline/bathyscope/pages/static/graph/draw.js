@@ -87,7 +87,7 @@ bathyscope.draw = (() => {
       const share = Math.sqrt(Math.abs(graph.weights[e]) / largest);
       const isPositive = graph.weights[e] >= 0;
       context.strokeStyle = isPositive ? colours.positive : colours.negative;
-      context.globalAlpha = areChosen ? 0.35 + 0.65 * share : 0.06 + 0.34 * share;
+      context.globalAlpha = areChosen ? 0.35 + 0.65 * share : 0.1 + 0.45 * share;
       context.lineWidth = areChosen ? 0.6 + 3 * share : 0.5 + 1.5 * share;
       context.setLineDash(isPositive ? [] : [5, 3]);
       context.beginPath();

@@ -6,7 +6,7 @@
 bathyscope.layOut = (graph, width) => {
   const margin = { left: 46, right: 70, top: 78, bottom: 84 };
   const rows = graph.numLayers + 2;
-  const rowHeight = Math.min(Math.max(Math.floor(560 / rows), 15), 46);
+  const rowHeight = Math.min(Math.max(Math.floor(700 / rows), 16), 46);
   const cells = fill();
   const counts = widest();
   const room = Math.max(width - margin.left - margin.right, 100);

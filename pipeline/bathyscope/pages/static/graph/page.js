@@ -31,6 +31,8 @@
     window.addEventListener("afterprint", () => print(page, false));
     window.addEventListener("hashchange", () => follow(page));
     layOut(page);
+    // Outputs stand at the right end, and they are what one looks for first.
+    page.box.scrollLeft = page.layout.width;
     tell(page);
     follow(page);
     bathyscope.page = page;

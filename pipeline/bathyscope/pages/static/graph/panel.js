@@ -102,18 +102,22 @@ bathyscope.panel = (() => {
     const outputs = [];
     for (let i = 0; i < graph.numNodes; i++) if (graph.kinds[i] === 3) outputs.push(i);
     const told = order.length
-      ? "No node is chosen. These have the most influence on the outputs:"
+      ? "No node is chosen. Choose one in the drawing, or of those with the most influence:"
       : "No latent and no error is drawn: move the slider to the right, or prune less.";
     const button = (node) => {
       const made = make("button", { type: "button" }, ...short(graph, node));
       made.addEventListener("click", () => choose(node));
       return made;
     };
-    const line = (node, text) => make("tr", {}, make("th", { scope: "row" }, button(node)), make("td", { class: "number" }, text));
-    const most = order.slice(0, 12).map((node) => line(node, number(graph.influences[node], 3)));
-    const last = outputs.map((node) => line(node, percent(graph.probabilities[node])));
-    const body = make("tbody", {}, ...last, ...most);
-    container.replaceChildren(make("p", { class: "quiet" }, told), make("table", { class: "edges" }, body));
+    const table = (caption, nodes, text) => {
+      const rows = nodes.map((node) =>
+        make("tr", {}, make("th", { scope: "row" }, button(node)), make("td", { class: "number" }, text(node))),
+      );
+      return make("table", { class: "edges" }, make("caption", {}, caption), make("tbody", {}, ...rows));
+    };
+    const most = table("Influence", order.slice(0, 15), (node) => number(graph.influences[node], 3));
+    const last = table("Outputs", outputs, (node) => percent(graph.probabilities[node]));
+    container.replaceChildren(make("p", { class: "quiet" }, told), ...(order.length ? [most] : []), last);
   }
 
   function tip(container, graph, node, visible) {
