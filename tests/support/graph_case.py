@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from decoders import LAYERS, decoder, random_dictionary
 
 from bathyscope.attribution.graphs.build import (
     AttributionGraph,
@@ -17,6 +16,7 @@ from bathyscope.attribution.graphs.columns import GraphColumns, graph_columns, p
 from bathyscope.attribution.graphs.prune import Pruned, prune
 from bathyscope.attribution.graphs.public_json import GraphAbout
 from bathyscope.dictionaries.kinds import AnyDictionary
+from decoders import LAYERS, decoder, random_dictionary
 
 TOKENS = [14, 8, 9, 10, 11, 12, 13, 17]
 AWKWARD = ['say "hi"', "\n", "<b>x</b>", "\U0001f9ed", "\udcff", " (p=0.5)", "</script>"]
