@@ -76,9 +76,10 @@ def broken_bounds(config: Config, rows: Sequence[Json]) -> list[str]:
         if trust is None:
             continue
         frozen, pearson = trust["frozen_error"], trust["logits"]["pearson"]
-        if not frozen <= settings.most_frozen_error:
+        if frozen is None or frozen > settings.most_frozen_error:
             found.append(
-                f"BROKEN {row['prompt']}: edges and the frozen model differ by {frozen:.2g}, and "
+                f"BROKEN {row['prompt']}: edges and the frozen model differ by "
+                f"{_number(frozen, '.2g')}, and "
                 f"attribute.most_frozen_error is {settings.most_frozen_error:g}. The graph is not "
                 "what it claims to be."
             )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from bathyscope.attribution.graphs.build import GraphSettings, attribution_graph
+from bathyscope.attribution.graphs.columns import Places, places_of
 from bathyscope.attribution.graphs.order import order_of
 from bathyscope.attribution.graphs.prune import prune
 from bathyscope.attribution.graphs.trust import graph_trust
@@ -25,6 +26,7 @@ from bathyscope.runs.run import DICTIONARIES, GRAPHS, Run
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
 from bathyscope.stages.graph_figures import DEFINITIONS, figures_of
+from bathyscope.stages.graph_files import Naming, columns_of, write_files, write_index
 from bathyscope.stages.model import describe_model, load_whole
 from bathyscope.stages.prompts import Prompt, check_lengths, read_prompts
 from bathyscope.stages.stage import Guard, Outcome
@@ -49,6 +51,12 @@ class Context:
     prompts: list[Prompt]
     objects: Objects
     segment: str
+    identity: Json
+
+    def naming(self, places: Places) -> Naming:
+        """What files say of where a graph comes from."""
+        name = self.config.model.repo or self.config.model.path or self.config.model.kind
+        return Naming(name, self.loaded.tokenizer, places, self.identity, self.config.attribute)
 
 
 def in_float32(config: Config) -> Config:
@@ -77,8 +85,13 @@ def names_of(config: Config, run: Run) -> list[str]:
 
 
 def units(config: Config) -> Work:
-    """A unit for each prompt, identified by the model, the dictionaries and the settings."""
+    """A unit for each prompt, identified by the model, the dictionaries and the settings.
+
+    Raises `ConfigError` for weights that are to be offloaded, and what `read_prompts` and
+    `names_of` raise.
+    """
     config = in_float32(config)
+    _check_placement(config)
     run = Run(config.url)
     prompts, names = read_prompts(config), names_of(config, run)
     model = describe_model(config)
@@ -105,25 +118,25 @@ def units(config: Config) -> Work:
     )
 
 
-def open(config: Config, work: Work) -> Context:
-    """The model, whole, and the dictionaries on its device.
-
-    Raises `ConfigError` for weights that are to be offloaded: gradients need them.
-    """
-    config = in_float32(config)
+def _check_placement(config: Config) -> None:
     if config.model.offload_folder is not None or "cpu" in config.model.max_memory:
         raise ConfigError(
             "Weights may be offloaded (model.offload_folder or model.max_memory.cpu), and "
             "attribution takes gradients through all of them. Leave both out, and spread the model "
             "over more GPUs with model.device_map=auto."
         )
+
+
+def open(config: Config, work: Work) -> Context:
+    """The model, whole, and the dictionaries on its device."""
+    config = in_float32(config)
     run, loaded = Run(config.url), load_whole(config)
     dictionaries = {
         name: run.dictionaries[name].to(loaded.input_device) for name in names_of(config, run)
     }
     objects = Objects(config.url).at(work.artifact)
     prompts = read_prompts(config)
-    return Context(config, loaded, dictionaries, prompts, objects, work.segment.name)
+    return Context(config, loaded, dictionaries, prompts, objects, work.segment.name, work.identity)
 
 
 def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
@@ -166,15 +179,21 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
         figures["trust"] = trust.to_json()
     figures["seconds"] = round(time.monotonic() - started, 2)
     guard.check()
-    return Outcome(valid=1, figures=figures)
+    naming = context.naming(places_of(model, found.nodes))
+    columns = columns_of(found, pruned, order, naming)
+    metadata = write_files(context.objects, context.segment, prompt, columns, figures, naming)
+    return Outcome(valid=1, figures={**figures, "slug": metadata["slug"], "metadata": metadata})
 
 
 def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
     """Put the figures of all prompts into one table and publish."""
-    rows = [receipts[index].figures for index in sorted(receipts)]
-    key = f"results.{begun.work.segment.name}.json"
+    rows = [dict(receipts[index].figures) for index in sorted(receipts)]
+    segment = begun.work.segment.name
+    folder = write_index(begun.objects, segment, [row.pop("metadata") for row in rows])
+    key = f"results.{segment}.json"
     begun.objects.put(key, _json({"prompts": rows, "definitions": DEFINITIONS}))
-    facts: Json = {"results_key": key, "prompts": len(rows)}
+    facts: Json = {"results_key": key, "prompts": len(rows), "viewer_folder": folder,
+                   "tables_folder": f"tables/{segment}"}  # fmt: skip
     publish(begun, facts)
     return facts
 

@@ -93,7 +93,7 @@ def _prompt(record: dict[str, Any], tokenizer: Any, before: list[int]) -> Prompt
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not tokens:
         raise ConfigError(f"The prompt {text!r} has no tokens. Give it some text.")
-    named = str(record.get("id") or f"{xxhash.xxh3_64_hexdigest(text)}")
+    named = str(record.get("id") or xxhash.xxh3_64_hexdigest(text.encode("utf-8", "surrogatepass")))
     logits = tuple(_one_token(word, tokenizer) for word in record.get("logits") or ())
     return Prompt(named, text, (*before, *(int(t) for t in tokens)), logits)
 
