@@ -1,4 +1,4 @@
-"""Graphs of a run's prompts: from transcoders to tables, resumed, refused, and failed by a bound."""
+"""Graphs of a run's prompts: from transcoders to tables; resumed, refused, failed by a bound."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     """Make, prune and check the graph of a prompt, and write its files."""
     prompt, settings = context.prompts[unit.start], context.config.attribute
     model, device = context.loaded.model, context.loaded.input_device
-    started = time.monotonic()
+    started = time.time()
     found = attribution_graph(
         model,
         context.dictionaries,
@@ -177,19 +177,20 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
             check=guard.check,
         )
         figures["trust"] = trust.to_json()
-    figures["seconds"] = round(time.monotonic() - started, 2)
     guard.check()
     naming = context.naming(places_of(model, found.nodes))
     columns = columns_of(found, pruned, order, naming)
-    metadata = write_files(context.objects, context.segment, prompt, columns, figures, naming)
-    return Outcome(valid=1, figures={**figures, "slug": metadata["slug"], "metadata": metadata})
+    slug = write_files(context.objects, context.segment, prompt, columns, figures, naming, started)
+    return Outcome(valid=1, figures={**figures, "slug": slug})
 
 
 def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
     """Put the figures of all prompts into one table and publish."""
     rows = [dict(receipts[index].figures) for index in sorted(receipts)]
     segment = begun.work.segment.name
-    folder = write_index(begun.objects, segment, [row.pop("metadata") for row in rows])
+    folder, histories = write_index(begun.objects, segment, [row["slug"] for row in rows])
+    for row, history in zip(rows, histories, strict=True):
+        row["seconds"] = round(history["finished"] - history["started"], 2)
     key = f"results.{segment}.json"
     begun.objects.put(key, _json({"prompts": rows, "definitions": DEFINITIONS}))
     facts: Json = {"results_key": key, "prompts": len(rows), "viewer_folder": folder,

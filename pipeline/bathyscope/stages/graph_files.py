@@ -2,10 +2,13 @@
 
 In the artifact: `tables/<segment>/<slug>.<table>.parquet`, and a folder `viewer/<segment>` that
 circuit-tracer's server opens as it is, with `graph-metadata.json` and `graph_data/<slug>.json`.
+When a graph was made, and in how many seconds, stands in `tables/<segment>/<slug>.history.json`:
+it is no part of the result, so that two workers that make the same graph agree.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,25 +72,34 @@ def write_files(
     columns: GraphColumns,
     figures: Json,
     naming: Naming,
-) -> Json:
-    """Store a graph's tables and its JSON; what the index of the viewer says of it."""
+    started: float,
+) -> str:
+    """Store a graph's tables, its JSON and its history; its slug."""
     name = slug(prompt, naming)
     for table, rows in graph_tables(columns.nodes, columns.edges, columns.biases).items():
         objects.put(f"tables/{segment}/{name}.{table}.parquet", to_parquet(rows))
     made = graph_json(columns, _about(name, prompt, figures, naming))
     objects.put(f"viewer/{segment}/graph_data/{name}.json", json_bytes(made))
-    metadata: Json = made["metadata"]
-    return metadata
+    history = {"started": started, "finished": time.time(), "metadata": made["metadata"]}
+    objects.put(_history(segment, name), json_bytes(history))
+    return name
 
 
-def write_index(objects: Objects, segment: str, metadata: Sequence[Json]) -> str:
-    """Store the list of all graphs; the folder that a viewer opens."""
+def write_index(objects: Objects, segment: str, slugs: Sequence[str]) -> tuple[str, list[Json]]:
+    """Store the list of all graphs; the folder that a viewer opens, and their histories."""
     index: Json | None = None
-    for one in metadata:
-        index = graph_index(index, one)
+    histories = []
+    for name in slugs:
+        history: Json = json.loads(objects.get(_history(segment, name)))
+        index = graph_index(index, history.pop("metadata"))
+        histories.append(history)
     folder = f"viewer/{segment}"
     objects.put(f"{folder}/graph-metadata.json", json_bytes(index or {"graphs": []}))
-    return folder
+    return folder, histories
+
+
+def _history(segment: str, name: str) -> str:
+    return f"tables/{segment}/{name}.history.json"
 
 
 def _about(name: str, prompt: Prompt, figures: Json, naming: Naming) -> GraphAbout:
