@@ -151,7 +151,7 @@ class Components:
             first = stop
 
     def _head_writes(self, change: Tensor, layer: int, heads: range) -> Tensor:
-        path = f"{self.family.blocks}.{layer}.{self.family.heads}"
+        path = f"{self.family.blocks}.{layer}.{self.family.attention_projection}"
         weight = _weight(self.model.get_submodule(path), path).to(change.dtype)
         by_head = weight.view(self.num_heads, -1, weight.shape[1])[heads.start : heads.stop]
         blocks = change.view(*change.shape[:2], self.num_heads, -1)
@@ -200,7 +200,7 @@ def _family(model: nn.Module, *, heads: bool) -> Family:
             f"Edges need a decoder of the table of families, whose writes to the stream are known; "
             f"{type(model).__name__} is none. Use nodes instead."
         )
-    added_one_by_one = (family.heads or "").startswith(f"{family.attention_out}.")
+    added_one_by_one = (family.attention_projection or "").startswith(f"{family.attention_out}.")
     if heads and not added_one_by_one:
         raise HookPointError(
             f"In {type(model).__name__} a norm stands between the heads and the stream, so heads "
