@@ -21,6 +21,9 @@ SHARE = 0.999
 """Of each row's mass that a truncated row keeps."""
 
 
+_SLAB = 2**24
+
+
 class _Piece(NamedTuple):
     """Kept entries of the rows that came together."""
 
@@ -55,6 +58,7 @@ class RowWriter:
         self._num_nodes = self._num_sources + num_logits
         self._lengths = np.full(self._num_nodes, -1)
         self._pieces: list[_Piece] = []
+        self._slabs = _Slabs()
         self._dropped = None if share is None else _nothing_dropped(self._num_nodes)
         self._columns = np.zeros(self._num_nodes)
 
@@ -111,6 +115,7 @@ class RowWriter:
         np.cumsum(np.maximum(self._lengths, 0), out=indptr[1:])
         indices = np.empty(indptr[-1], dtype=np.int32)
         values = np.empty(indptr[-1], dtype=np.float32)
+        self._slabs = _Slabs()
         self._pieces.reverse()
         while self._pieces:
             piece = self._pieces.pop()
@@ -132,7 +137,8 @@ class RowWriter:
         lengths = torch.bincount(kept.rows, minlength=len(nodes)).cpu().numpy()
         self._lengths[nodes] = lengths
         columns = kept.columns.to(torch.int32).cpu().numpy()
-        self._pieces.append(_Piece(nodes, lengths, columns, kept.values.cpu().numpy()))
+        held = self._slabs.hold(columns, kept.values.cpu().numpy())
+        self._pieces.append(_Piece(nodes, lengths, *held))
 
     def _note(self, nodes: Ints, sums: Tensor, gone: SparseRows) -> None:
         """Keep what is known of dropped entries."""
@@ -176,6 +182,34 @@ class RowWriter:
                 f"The edge to node {row} from node {source} is {float(entries.values[place])}. "
                 "Look for an overflow in the model's forward or gradients; float32 helps."
             )
+
+
+class _Slabs:
+    """Entries in large arrays, whose memory the system takes back as soon as they go.
+
+    Arrays of some megabytes would stay in the allocator's heap, and the graph would need its
+    memory twice.
+    """
+
+    def __init__(self) -> None:
+        self._indices = np.empty(0, dtype=np.int32)
+        self._values = np.empty(0, dtype=np.float32)
+        self._used = 0
+
+    def hold(
+        self, indices: npt.NDArray[np.int32], values: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """Copies of both [m]."""
+        size = len(indices)
+        if self._used + size > len(self._indices):
+            capacity = max(_SLAB, size)
+            self._indices = np.empty(capacity, dtype=np.int32)
+            self._values = np.empty(capacity, dtype=np.float32)
+            self._used = 0
+        place = slice(self._used, self._used + size)
+        self._indices[place], self._values[place] = indices, values
+        self._used += size
+        return self._indices[place], self._values[place]
 
 
 def _place(entries: npt.NDArray[Any], piece: _Piece, indptr: Ints, into: npt.NDArray[Any]) -> None:
