@@ -7,7 +7,7 @@ are no part of it: they take no part in influence.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,6 +45,9 @@ class Dropped:
     """The largest |A[t, s]| that was dropped, 0 where none was [n]."""
     last_latent: Ints
     """The last latent among the dropped sources, -1 where there is none [n]."""
+    column_shares: Floats
+    """Σ_t |D[t, s]| / row sum of t, over the dropped entries D of each source whose targets are
+    latents and over those whose targets are logits [n, 2]."""
     propensity: Floats
     """How much likelier than others of its kind a source is among dropped entries [n]."""
 
@@ -166,6 +169,7 @@ class Graph:
         if self.dropped is None:
             return
         n, given = self.num_nodes, self.dropped
-        parts = (given.row_sums, given.counts, given.largest, given.last_latent, given.propensity)
-        if any(part.shape != (n,) for part in parts) or given.mass.shape != (n, 3):
+        columns = {"mass": (3,), "column_shares": (2,)}
+        shapes = {f.name: (n, *columns.get(f.name, ())) for f in fields(Dropped)}
+        if any(getattr(given, name).shape != shape for name, shape in shapes.items()):
             raise GraphError(f"What is known of dropped entries must have a row per node, {n}.")

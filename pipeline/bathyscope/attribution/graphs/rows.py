@@ -60,7 +60,6 @@ class RowWriter:
         self._pieces: list[_Piece] = []
         self._slabs = _Slabs()
         self._dropped = None if share is None else _nothing_dropped(self._num_nodes)
-        self._columns = np.zeros(self._num_nodes)
 
     @property
     def num_edges(self) -> int:
@@ -123,7 +122,7 @@ class RowWriter:
             _place(piece.values, piece, indptr, values)
         graph = Graph(indptr, indices, values, *self._counts, logit_probabilities, self._dropped)
         if self._dropped is not None:
-            self._dropped.propensity[:] = propensities(graph, self._dropped, self._columns)
+            self._dropped.propensity[:] = propensities(graph, self._dropped)
         return graph
 
     def _add(self, targets: Tensor, entries: SparseRows) -> None:
@@ -151,10 +150,12 @@ class RowWriter:
         largest = size.new_zeros(gone.num_rows).scatter_reduce(0, gone.rows, size, "amax")
         latent = torch.where(kind == 0, gone.columns, -1)
         last = latent.new_full((gone.num_rows,), -1).scatter_reduce(0, gone.rows, latent, "amax")
-        columns = size.new_zeros(self._num_sources, dtype=torch.float64)
-        columns.index_add_(0, gone.columns, size.double() / sums[gone.rows])
+        is_logit = torch.from_numpy(nodes >= self._num_sources).to(size.device).long()
+        columns = size.new_zeros(self._num_sources * 2, dtype=torch.float64)
+        cells = gone.columns * 2 + is_logit[gone.rows]
+        columns.index_add_(0, cells, size.double() / sums[gone.rows])
         counts = torch.bincount(gone.rows, minlength=gone.num_rows)
-        self._columns[: self._num_sources] += columns.cpu().numpy()
+        self._dropped.column_shares[: self._num_sources] += columns.view(-1, 2).cpu().numpy()
         self._dropped.row_sums[nodes] = sums.cpu().numpy()
         self._dropped.mass[nodes] = by_kind.view(-1, 3).cpu().numpy()
         self._dropped.counts[nodes] = counts.cpu().numpy()
@@ -232,5 +233,6 @@ def _nothing_dropped(n: int) -> Dropped:
         np.zeros(n, dtype=np.int64),
         np.zeros(n, dtype=np.float32),
         np.full(n, -1),
+        np.zeros((n, 2)),
         np.zeros(n),
     )

@@ -80,8 +80,8 @@ class Spread:
         return np.maximum(total * (1 + rounding) - self._listed[nodes], 0.0) * self._kept[nodes]
 
 
-def propensities(graph: Graph, dropped: Dropped, column_shares: Floats) -> Floats:
-    """Propensities [n] with which spread mass has these sums Σ_t |D[t, s]| / row sum [n].
+def propensities(graph: Graph, dropped: Dropped) -> Floats:
+    """Propensities [n] with which spread mass has about the column sums of what was dropped.
 
     They are the column sums over those of mass that is spread evenly: one step of iterative
     proportional fitting. Half as many edges are then on the wrong side of the threshold.
@@ -96,4 +96,6 @@ def propensities(graph: Graph, dropped: Dropped, column_shares: Floats) -> Float
     evenly = np.zeros(graph.num_nodes)
     evenly[graph.latents] = spread.at(np.arange(graph.num_latents))
     evenly[ends] = spread.at(ends)
-    return np.divide(column_shares, evenly, out=np.zeros(graph.num_nodes), where=evenly > 0)
+    found: Floats = np.zeros(graph.num_nodes)
+    shares = dropped.column_shares.sum(axis=1)
+    return np.divide(shares, evenly, out=found, where=evenly > 0)
