@@ -20,7 +20,14 @@ from typing import NamedTuple
 import numpy as np
 
 from bathyscope.attribution.graphs.blocks import row_blocks
-from bathyscope.attribution.graphs.graph import Bools, Dropped, Floats, Graph, Ints
+from bathyscope.attribution.graphs.graph import (
+    Bools,
+    Dropped,
+    Floats,
+    Graph,
+    Ints,
+    target_groups,
+)
 from bathyscope.attribution.graphs.influence import SMALLEST_SUM, lower_influence
 from bathyscope.attribution.graphs.order import Order
 from bathyscope.attribution.graphs.scores import Scores
@@ -132,11 +139,10 @@ def upper_influence(
     dropped = dropped_of(graph)
     weights = graph.logit_weights()
     spread = Spread(graph, dropped)
-    of_latents, of_logits = (_Columns(graph, dropped, column) for column in range(2))
+    columns = _Columns(graph, dropped)
 
     def leaked(nodes: Ints) -> Floats:
-        by_column = of_latents.at(nodes) + of_logits.at(nodes)
-        return np.minimum(spread.at(nodes, rounding=_ROUNDING), by_column)
+        return np.minimum(spread.at(nodes, rounding=_ROUNDING), columns.at(nodes))
 
     flow = np.zeros(graph.num_nodes)
     up = np.zeros(graph.num_nodes)
@@ -155,7 +161,6 @@ def upper_influence(
             most = np.minimum(largest[:, None], dropped.mass[rows])
             rates = through[rows] / np.maximum(of_dropped, SMALLEST_SUM)
             spread.add(block, most * rates[:, None])
-            columns = of_logits if rows[0] >= graph.first_logit else of_latents
             columns.add(rows, rates, most)
     for ends in (graph.errors, graph.tokens):
         rest = np.arange(ends.start, ends.stop)
@@ -165,33 +170,39 @@ def upper_influence(
 
 
 class _Columns:
-    """The most Σ_t rate[t] · D[t, s] over targets, given Σ_t D[t, s] / row sum of every source."""
+    """The most Σ_t rate[t] · D[t, s] over targets, given Σ_t D[t, s] / row sum by their groups."""
 
-    def __init__(self, graph: Graph, dropped: Dropped, column: int) -> None:
+    def __init__(self, graph: Graph, dropped: Dropped) -> None:
         self._graph, self._dropped = graph, dropped
-        self._given = dropped.column_shares[:, column] * (1 + _ROUNDING)
+        self._given = dropped.column_shares * (1 + _ROUNDING)
+        self._groups = target_groups(graph.num_latents, graph.num_nodes, self._given.shape[1])
+        self._rows: list[Ints] = [np.empty(0, dtype=np.int64)]
         self._gains: list[Floats] = [np.empty(0)]
         self._room: list[Floats] = [np.empty((0, 3))]
 
     def add(self, rows: Ints, rates: Floats, most: Floats) -> None:
         """Add targets, with what a unit |D| of each brings [b] and the most it can be [b, 3]."""
         sums = self._dropped.row_sums[rows]
+        self._rows.append(rows)
         self._gains.append(rates * sums)
         self._room.append(most / np.maximum(sums, np.finfo(float).tiny)[:, None])
 
     def at(self, nodes: Ints) -> Floats:
         """The most at nodes, which are all of one kind."""
+        found = np.zeros(len(nodes))
         if not len(nodes) or nodes[0] >= self._graph.first_logit:
-            return np.zeros(len(nodes))
+            return found
         kind = sum(nodes[0] >= k.start for k in (self._graph.errors, self._graph.tokens))
         gains, room = np.concatenate(self._gains), np.concatenate(self._room)[:, kind]
-        order = np.argsort(-gains)
-        order = order[room[order] > 0]
-        # Filled from the target that brings the most: piecewise linear in what there is to give.
-        filled = np.concatenate([[0.0], np.cumsum(room[order])])
-        brought = np.concatenate([[0.0], np.cumsum((gains * room)[order])])
-        found: Floats = np.interp(self._given[nodes], filled, brought) * (1 + _ROUNDING)
-        return found
+        groups = self._groups[np.concatenate(self._rows)]
+        for group in np.unique(groups):
+            some = np.flatnonzero((groups == group) & (room > 0))
+            order = some[np.argsort(-gains[some])]
+            # Filled from the target that brings the most: piecewise linear in what is given.
+            filled = np.concatenate([[0.0], np.cumsum(room[order])])
+            brought = np.concatenate([[0.0], np.cumsum((gains * room)[order])])
+            found += np.interp(self._given[nodes, group], filled, brought)
+        return found * (1 + _ROUNDING)
 
 
 def dropped_of(graph: Graph) -> Dropped:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bathyscope.attribution.graphs.graph import Dropped, Graph, Ints
+from bathyscope.attribution.graphs.graph import Dropped, Graph, Ints, target_groups
 from bathyscope.attribution.graphs.spread import propensities
 from bathyscope.attribution.graphs.truncate import SparseRows, covering
 from bathyscope.errors import GraphError, NonFiniteError
@@ -21,6 +21,8 @@ SHARE = 0.999
 """Of each row's mass that a truncated row keeps."""
 
 
+GROUPS = 16
+"""Of targets, for which column sums of dropped entries are kept apart."""
 _SLAB = 2**24
 
 
@@ -60,6 +62,10 @@ class RowWriter:
         self._pieces: list[_Piece] = []
         self._slabs = _Slabs()
         self._dropped = None if share is None else _nothing_dropped(self._num_nodes)
+        self._groups = target_groups(num_latents, self._num_nodes, GROUPS)
+        self._columns = torch.zeros(
+            0 if share is None else self._num_nodes * GROUPS, dtype=torch.float64
+        )
 
     @property
     def num_edges(self) -> int:
@@ -122,6 +128,7 @@ class RowWriter:
             _place(piece.values, piece, indptr, values)
         graph = Graph(indptr, indices, values, *self._counts, logit_probabilities, self._dropped)
         if self._dropped is not None:
+            self._dropped.column_shares[:] = self._columns.cpu().numpy().reshape(-1, GROUPS)
             self._dropped.propensity[:] = propensities(graph, self._dropped)
         return graph
 
@@ -150,17 +157,20 @@ class RowWriter:
         largest = size.new_zeros(gone.num_rows).scatter_reduce(0, gone.rows, size, "amax")
         latent = torch.where(kind == 0, gone.columns, -1)
         last = latent.new_full((gone.num_rows,), -1).scatter_reduce(0, gone.rows, latent, "amax")
-        is_logit = torch.from_numpy(nodes >= self._num_sources).to(size.device).long()
-        columns = size.new_zeros(self._num_sources * 2, dtype=torch.float64)
-        cells = gone.columns * 2 + is_logit[gone.rows]
-        columns.index_add_(0, cells, size.double() / sums[gone.rows])
+        self._note_columns(nodes, gone, size.double() / sums[gone.rows])
         counts = torch.bincount(gone.rows, minlength=gone.num_rows)
-        self._dropped.column_shares[: self._num_sources] += columns.view(-1, 2).cpu().numpy()
         self._dropped.row_sums[nodes] = sums.cpu().numpy()
         self._dropped.mass[nodes] = by_kind.view(-1, 3).cpu().numpy()
         self._dropped.counts[nodes] = counts.cpu().numpy()
         self._dropped.largest[nodes] = largest.cpu().numpy()
         self._dropped.last_latent[nodes] = last.cpu().numpy()
+
+    def _note_columns(self, nodes: Ints, gone: SparseRows, shares: Tensor) -> None:
+        """Add shares of dropped entries [m] to their columns, on the device where they are."""
+        if self._columns.device != shares.device:
+            self._columns = self._columns.to(shares.device)
+        groups = torch.from_numpy(self._groups[nodes]).to(shares.device)
+        self._columns.index_add_(0, gone.columns * GROUPS + groups[gone.rows], shares)
 
     def _check(self, nodes: Ints, entries: SparseRows) -> None:
         num_latents, last = self._counts[0], self._num_nodes
@@ -233,6 +243,6 @@ def _nothing_dropped(n: int) -> Dropped:
         np.zeros(n, dtype=np.int64),
         np.zeros(n, dtype=np.float32),
         np.full(n, -1),
-        np.zeros((n, 2)),
-        np.zeros(n),
+        np.zeros((n, GROUPS)),
+        np.zeros((n, GROUPS)),
     )
