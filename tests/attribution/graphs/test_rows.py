@@ -61,6 +61,12 @@ def test_truncated_rows_are_their_largest_entries(seed, share):
     assert graph.dropped.mass == pytest.approx(np.stack(of_kinds, 1))
     assert graph.dropped.counts.tolist() == (gone > 0).sum(1).tolist()
     assert graph.dropped.largest.tolist() == gone.max(1).tolist()
+    shares = gone / np.maximum(size.sum(1, keepdims=True), 1e-300)
+    found = graph.dropped.column_shares
+    assert found.sum(1) == pytest.approx(shares.sum(0))
+    assert found[:, -1] == pytest.approx(shares[-3:].sum(0))
+    # 40 latents in 15 ranges: the first holds three.
+    assert found[:, 0] == pytest.approx(shares[:3].sum(0))
     latents = gone[:, : dense.num_latents] > 0
     last = np.where(latents.any(1), latents.shape[1] - 1 - np.argmax(latents[:, ::-1], 1), -1)
     assert graph.dropped.last_latent.tolist() == last.tolist()

@@ -5,10 +5,12 @@ influence by K alone. Then I - I_low = l · (1 + Â + Â² + …) with l = (I_lo
 out of K. No path of an acyclic graph meets a node twice, so a unit of leak that starts at a node
 visits any other at most once: I_low <= I <= I_low + (leak of the targets that can lead to it).
 
-That bound lets all leak meet in one node. A second one does not: a dropped entry is at most the
-largest dropped one of its row, so replacing D by these maxima at every source that was not kept
-(and not after the row's last dropped latent) can only raise influence, and one pass of
-back-substitution gives the result. The smaller of both is taken.
+That bound lets all leak meet in one node. Others do not. A dropped entry is at most the largest
+dropped one of its row, so replacing D by these maxima at every source that was not kept (and not
+after the row's last dropped latent) can only raise influence, and one pass of back-substitution
+gives the result. And a source's dropped entries have a known sum over all targets, each over its
+row sum: influence is largest where the targets with the most flow have it, as much as each can.
+The smallest is taken; `upper_influence` has the last two.
 """
 
 from __future__ import annotations
@@ -18,7 +20,14 @@ from typing import NamedTuple
 import numpy as np
 
 from bathyscope.attribution.graphs.blocks import row_blocks
-from bathyscope.attribution.graphs.graph import Bools, Dropped, Floats, Graph
+from bathyscope.attribution.graphs.graph import (
+    Bools,
+    Dropped,
+    Floats,
+    Graph,
+    Ints,
+    target_groups,
+)
 from bathyscope.attribution.graphs.influence import SMALLEST_SUM, lower_influence
 from bathyscope.attribution.graphs.order import Order
 from bathyscope.attribution.graphs.scores import Scores
@@ -124,15 +133,21 @@ def upper_influence(
 
     `sums` [n] are lower bounds of row sums over that set. With `add` they are of kept entries from
     certain nodes only, so that an entry which they leave out makes the true sum larger by itself.
-    Dropped entries count as the largest of their row, at every source where they can be.
+    Dropped entries count as the largest of their row, at every source where they can be, or as the
+    column sums of their source at the targets where these do most.
     """
     dropped = dropped_of(graph)
     weights = graph.logit_weights()
     spread = Spread(graph, dropped)
+    columns = _Columns(graph, dropped)
+
+    def leaked(nodes: Ints) -> Floats:
+        return np.minimum(spread.at(nodes, rounding=_ROUNDING), columns.at(nodes))
+
     flow = np.zeros(graph.num_nodes)
     up = np.zeros(graph.num_nodes)
     for run in order.downward():
-        up[run] = flow[run] + spread.at(run, rounding=_ROUNDING)
+        up[run] = flow[run] + leaked(run)
         through = (up + weights) * (1 + _ROUNDING)
         for block in row_blocks(graph, run[possible[run] & (through[run] > 0)]):
             rows = block.rows
@@ -146,10 +161,48 @@ def upper_influence(
             most = np.minimum(largest[:, None], dropped.mass[rows])
             rates = through[rows] / np.maximum(of_dropped, SMALLEST_SUM)
             spread.add(block, most * rates[:, None])
-    rest = np.arange(graph.num_latents, graph.first_logit)
-    up[rest] = flow[rest] + spread.at(rest, rounding=_ROUNDING)
+            columns.add(rows, rates, most)
+    for ends in (graph.errors, graph.tokens):
+        rest = np.arange(ends.start, ends.stop)
+        up[rest] = flow[rest] + leaked(rest)
     up[graph.logits] = 0
     return up * (1 + _ROUNDING)
+
+
+class _Columns:
+    """The most Σ_t rate[t] · D[t, s] over targets, given Σ_t D[t, s] / row sum by their groups."""
+
+    def __init__(self, graph: Graph, dropped: Dropped) -> None:
+        self._graph, self._dropped = graph, dropped
+        self._given = dropped.column_shares * (1 + _ROUNDING)
+        self._groups = target_groups(graph.num_latents, graph.num_nodes, self._given.shape[1])
+        self._rows: list[Ints] = [np.empty(0, dtype=np.int64)]
+        self._gains: list[Floats] = [np.empty(0)]
+        self._room: list[Floats] = [np.empty((0, 3))]
+
+    def add(self, rows: Ints, rates: Floats, most: Floats) -> None:
+        """Add targets, with what a unit |D| of each brings [b] and the most it can be [b, 3]."""
+        sums = self._dropped.row_sums[rows]
+        self._rows.append(rows)
+        self._gains.append(rates * sums)
+        self._room.append(most / np.maximum(sums, np.finfo(float).tiny)[:, None])
+
+    def at(self, nodes: Ints) -> Floats:
+        """The most at nodes, which are all of one kind."""
+        found = np.zeros(len(nodes))
+        if not len(nodes) or nodes[0] >= self._graph.first_logit:
+            return found
+        kind = sum(nodes[0] >= k.start for k in (self._graph.errors, self._graph.tokens))
+        gains, room = np.concatenate(self._gains), np.concatenate(self._room)[:, kind]
+        groups = self._groups[np.concatenate(self._rows)]
+        for group in np.unique(groups):
+            some = np.flatnonzero((groups == group) & (room > 0))
+            order = some[np.argsort(-gains[some])]
+            # Filled from the target that brings the most: piecewise linear in what is given.
+            filled = np.concatenate([[0.0], np.cumsum(room[order])])
+            brought = np.concatenate([[0.0], np.cumsum((gains * room)[order])])
+            found += np.interp(self._given[nodes, group], filled, brought)
+        return found * (1 + _ROUNDING)
 
 
 def dropped_of(graph: Graph) -> Dropped:

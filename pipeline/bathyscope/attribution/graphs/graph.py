@@ -7,7 +7,7 @@ are no part of it: they take no part in influence.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,8 +45,19 @@ class Dropped:
     """The largest |A[t, s]| that was dropped, 0 where none was [n]."""
     last_latent: Ints
     """The last latent among the dropped sources, -1 where there is none [n]."""
+    column_shares: Floats
+    """Σ_t |D[t, s]| / row sum of t, over the dropped entries D of each source, by groups of
+    targets: ranges of latents, and last the logits [n, groups]."""
     propensity: Floats
-    """How much likelier than others of its kind a source is among dropped entries [n]."""
+    """How much likelier than others of its kind a source is among dropped entries, by groups of
+    targets [n, groups]."""
+
+
+def target_groups(num_latents: int, num_nodes: int, num_groups: int) -> Ints:
+    """Group of each node as a target [n]: latents in equal ranges, all others the last one."""
+    groups = np.full(num_nodes, num_groups - 1)
+    groups[:num_latents] = np.arange(num_latents) * (num_groups - 1) // max(num_latents, 1)
+    return groups
 
 
 @dataclass(frozen=True)
@@ -166,6 +177,8 @@ class Graph:
         if self.dropped is None:
             return
         n, given = self.num_nodes, self.dropped
-        parts = (given.row_sums, given.counts, given.largest, given.last_latent, given.propensity)
-        if any(part.shape != (n,) for part in parts) or given.mass.shape != (n, 3):
+        groups = given.column_shares.shape[1:]
+        columns = {"mass": (3,), "column_shares": groups, "propensity": groups}
+        shapes = {f.name: (n, *columns.get(f.name, ())) for f in fields(Dropped)}
+        if any(getattr(given, name).shape != shape for name, shape in shapes.items()):
             raise GraphError(f"What is known of dropped entries must have a row per node, {n}.")

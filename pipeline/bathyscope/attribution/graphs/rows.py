@@ -12,13 +12,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bathyscope.attribution.graphs.graph import Dropped, Graph, Ints
+from bathyscope.attribution.graphs.graph import Dropped, Graph, Ints, target_groups
 from bathyscope.attribution.graphs.spread import propensities
 from bathyscope.attribution.graphs.truncate import SparseRows, covering
 from bathyscope.errors import GraphError, NonFiniteError
 
 SHARE = 0.999
 """Of each row's mass that a truncated row keeps."""
+
+
+GROUPS = 16
+"""Of targets, for which column sums of dropped entries are kept apart."""
+_SLAB = 2**24
 
 
 class _Piece(NamedTuple):
@@ -55,8 +60,12 @@ class RowWriter:
         self._num_nodes = self._num_sources + num_logits
         self._lengths = np.full(self._num_nodes, -1)
         self._pieces: list[_Piece] = []
+        self._slabs = _Slabs()
         self._dropped = None if share is None else _nothing_dropped(self._num_nodes)
-        self._columns = np.zeros(self._num_nodes)
+        self._groups = target_groups(num_latents, self._num_nodes, GROUPS)
+        self._columns = torch.zeros(
+            0 if share is None else self._num_nodes * GROUPS, dtype=torch.float64
+        )
 
     @property
     def num_edges(self) -> int:
@@ -111,6 +120,7 @@ class RowWriter:
         np.cumsum(np.maximum(self._lengths, 0), out=indptr[1:])
         indices = np.empty(indptr[-1], dtype=np.int32)
         values = np.empty(indptr[-1], dtype=np.float32)
+        self._slabs = _Slabs()
         self._pieces.reverse()
         while self._pieces:
             piece = self._pieces.pop()
@@ -118,7 +128,8 @@ class RowWriter:
             _place(piece.values, piece, indptr, values)
         graph = Graph(indptr, indices, values, *self._counts, logit_probabilities, self._dropped)
         if self._dropped is not None:
-            self._dropped.propensity[:] = propensities(graph, self._dropped, self._columns)
+            self._dropped.column_shares[:] = self._columns.cpu().numpy().reshape(-1, GROUPS)
+            self._dropped.propensity[:] = propensities(graph, self._dropped)
         return graph
 
     def _add(self, targets: Tensor, entries: SparseRows) -> None:
@@ -132,7 +143,8 @@ class RowWriter:
         lengths = torch.bincount(kept.rows, minlength=len(nodes)).cpu().numpy()
         self._lengths[nodes] = lengths
         columns = kept.columns.to(torch.int32).cpu().numpy()
-        self._pieces.append(_Piece(nodes, lengths, columns, kept.values.cpu().numpy()))
+        held = self._slabs.hold(columns, kept.values.cpu().numpy())
+        self._pieces.append(_Piece(nodes, lengths, *held))
 
     def _note(self, nodes: Ints, sums: Tensor, gone: SparseRows) -> None:
         """Keep what is known of dropped entries."""
@@ -145,15 +157,20 @@ class RowWriter:
         largest = size.new_zeros(gone.num_rows).scatter_reduce(0, gone.rows, size, "amax")
         latent = torch.where(kind == 0, gone.columns, -1)
         last = latent.new_full((gone.num_rows,), -1).scatter_reduce(0, gone.rows, latent, "amax")
-        columns = size.new_zeros(self._num_sources, dtype=torch.float64)
-        columns.index_add_(0, gone.columns, size.double() / sums[gone.rows])
+        self._note_columns(nodes, gone, size.double() / sums[gone.rows])
         counts = torch.bincount(gone.rows, minlength=gone.num_rows)
-        self._columns[: self._num_sources] += columns.cpu().numpy()
         self._dropped.row_sums[nodes] = sums.cpu().numpy()
         self._dropped.mass[nodes] = by_kind.view(-1, 3).cpu().numpy()
         self._dropped.counts[nodes] = counts.cpu().numpy()
         self._dropped.largest[nodes] = largest.cpu().numpy()
         self._dropped.last_latent[nodes] = last.cpu().numpy()
+
+    def _note_columns(self, nodes: Ints, gone: SparseRows, shares: Tensor) -> None:
+        """Add shares of dropped entries [m] to their columns, on the device where they are."""
+        if self._columns.device != shares.device:
+            self._columns = self._columns.to(shares.device)
+        groups = torch.from_numpy(self._groups[nodes]).to(shares.device)
+        self._columns.index_add_(0, gone.columns * GROUPS + groups[gone.rows], shares)
 
     def _check(self, nodes: Ints, entries: SparseRows) -> None:
         num_latents, last = self._counts[0], self._num_nodes
@@ -178,6 +195,34 @@ class RowWriter:
             )
 
 
+class _Slabs:
+    """Entries in large arrays, whose memory the system takes back as soon as they go.
+
+    Arrays of some megabytes would stay in the allocator's heap, and the graph would need its
+    memory twice.
+    """
+
+    def __init__(self) -> None:
+        self._indices = np.empty(0, dtype=np.int32)
+        self._values = np.empty(0, dtype=np.float32)
+        self._used = 0
+
+    def hold(
+        self, indices: npt.NDArray[np.int32], values: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """Copies of both [m]."""
+        size = len(indices)
+        if self._used + size > len(self._indices):
+            capacity = max(_SLAB, size)
+            self._indices = np.empty(capacity, dtype=np.int32)
+            self._values = np.empty(capacity, dtype=np.float32)
+            self._used = 0
+        place = slice(self._used, self._used + size)
+        self._indices[place], self._values[place] = indices, values
+        self._used += size
+        return self._indices[place], self._values[place]
+
+
 def _place(entries: npt.NDArray[Any], piece: _Piece, indptr: Ints, into: npt.NDArray[Any]) -> None:
     starts = indptr[piece.targets]
     if not len(starts):
@@ -198,5 +243,6 @@ def _nothing_dropped(n: int) -> Dropped:
         np.zeros(n, dtype=np.int64),
         np.zeros(n, dtype=np.float32),
         np.full(n, -1),
-        np.zeros(n),
+        np.zeros((n, GROUPS)),
+        np.zeros((n, GROUPS)),
     )

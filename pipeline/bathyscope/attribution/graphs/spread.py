@@ -12,7 +12,14 @@ from __future__ import annotations
 import numpy as np
 
 from bathyscope.attribution.graphs.blocks import Block, row_blocks
-from bathyscope.attribution.graphs.graph import Bools, Dropped, Floats, Graph, Ints
+from bathyscope.attribution.graphs.graph import (
+    Bools,
+    Dropped,
+    Floats,
+    Graph,
+    Ints,
+    target_groups,
+)
 
 
 class Spread:
@@ -29,71 +36,93 @@ class Spread:
         *,
         propensity: Floats | None = None,
         keep: Bools | None = None,
+        num_groups: int = 1,
     ) -> None:
+        n, num_latents = graph.num_nodes, graph.num_latents
         self._graph, self._dropped = graph, dropped
-        self._values = np.zeros((graph.num_nodes, 3))
-        self._up_to = np.zeros(graph.num_nodes)
-        self._listed = np.zeros(graph.num_nodes)
-        self._every = np.ones(graph.num_nodes) if propensity is None else propensity
-        self._kept = self._every if keep is None else self._every * keep
-        sizes = [graph.num_latents, graph.num_errors, graph.num_tokens]
-        self._kinds = np.repeat(np.arange(3), sizes)
+        self._every = np.ones((n, num_groups)) if propensity is None else propensity
+        self._groups = target_groups(num_latents, n, self._every.shape[1])
+        self._kept = self._every if keep is None else self._every * keep[:, None]
+        self._kinds = np.repeat(np.arange(3), [num_latents, graph.num_errors, graph.num_tokens])
+        self._values = np.zeros((n, 3))
+        self._totals = np.zeros((3, self._every.shape[1]))
+        self._up_to = np.zeros(self._every.shape)
+        self._listed = np.zeros(self._every.shape)
 
     def candidates(self, block: Block) -> tuple[Floats, Floats]:
         """Propensities of all candidates of each target by kind [b, 3]; of those kept alone."""
         return self._over(block, self._every), self._over(block, self._kept)
 
     def _over(self, block: Block, weights: Floats) -> Floats:
-        last = self._dropped.last_latent[block.rows]
         latents, errors, tokens = self._graph.latents, self._graph.errors, self._graph.tokens
-        before = np.concatenate([[0.0], np.cumsum(weights[latents])])
+        groups, last = self._groups[block.rows], self._dropped.last_latent[block.rows]
         found = np.empty((len(block.rows), 3))
-        found[:, 0] = before[last + 1]
-        found[:, 1:] = weights[errors].sum(), weights[tokens].sum()
-        kinds, listed = self._kinds[block.indices], weights[block.indices]
+        found[:, 1] = weights[errors].sum(axis=0)[groups]
+        found[:, 2] = weights[tokens].sum(axis=0)[groups]
+        before = np.zeros(self._graph.num_latents + 1)
+        for group in np.unique(groups):
+            np.cumsum(weights[latents, group], out=before[1:])
+            found[groups == group, 0] = before[last[groups == group] + 1]
+        most = found.max(initial=1.0)
+        kinds, listed = self._kinds[block.indices], weights[block.indices, block.spread(groups)]
         listed[(kinds == 0) & (block.indices > block.spread(last))] = 0.0
         for kind in range(3):
             found[:, kind] -= block.sums(listed * (kinds == kind))
         # Sums of other orders leave some last bits where nothing is left.
-        return np.where(found > 1e-11 * max(before[-1], 1.0), found, 0.0)
+        return np.where(found > 1e-11 * most, found, 0.0)
 
     def add(self, block: Block, values: Floats) -> None:
         """Add the targets of a block with their v [b, 3], and take it away at listed entries."""
-        rows = block.rows
-        self._values[rows] = values
+        rows, groups = block.rows, self._groups[block.rows]
         last = self._dropped.last_latent[rows]
         has = last >= 0
-        np.add.at(self._up_to, last[has], values[has, 0])
+        np.add.at(self._up_to, (last[has], groups[has]), values[has, 0])
+        for kind in range(3):
+            np.add.at(self._totals[kind], groups, values[:, kind])
+        self._values[rows] = values
         listed = self._values[block.spread(rows), self._kinds[block.indices]]
         is_latent = block.indices < self._graph.num_latents
         listed[is_latent & (block.indices > block.spread(last))] = 0.0
-        self._listed += np.bincount(block.indices, weights=listed, minlength=self._graph.num_nodes)
+        cells = block.indices.astype(np.int64) * self._every.shape[1] + block.spread(groups)
+        self._listed += _binned(cells, listed, self._listed.shape)
 
     def at(self, nodes: Ints, *, rounding: float = 0.0) -> Floats:
         """The sum at nodes of one run, or at errors and tokens; `rounding` is added, relative."""
+        return self.by_group(nodes, rounding=rounding).sum(axis=1)
+
+    def by_group(self, nodes: Ints, *, rounding: float = 0.0) -> Floats:
+        """The sum over the targets of each group [nodes, groups]."""
         if not len(nodes) or nodes[0] >= self._graph.first_logit:
-            return np.zeros(len(nodes))
+            return np.zeros((len(nodes), self._every.shape[1]))
         if nodes[0] < self._graph.num_latents:
-            total = np.cumsum(self._up_to[nodes[0] :][::-1])[::-1][: len(nodes)]
+            above = self._up_to[nodes[-1] + 1 :].sum(axis=0)
+            total = above + np.cumsum(self._up_to[nodes[0] : nodes[-1] + 1][::-1], axis=0)[::-1]
         else:
-            total = self._values.sum(axis=0)[self._kinds[nodes]]
-        return np.maximum(total * (1 + rounding) - self._listed[nodes], 0.0) * self._kept[nodes]
+            total = self._totals[self._kinds[nodes]]
+        left = np.maximum(total * (1 + rounding) - self._listed[nodes], 0.0)
+        found: Floats = left * self._kept[nodes]
+        return found
 
 
-def propensities(graph: Graph, dropped: Dropped, column_shares: Floats) -> Floats:
-    """Propensities [n] with which spread mass has these sums Σ_t |D[t, s]| / row sum [n].
+def _binned(cells: Ints, weights: Floats, shape: tuple[int, ...]) -> Floats:
+    sums = np.bincount(cells, weights=weights, minlength=shape[0] * shape[1])
+    return sums.astype(np.float64, copy=False).reshape(shape)
+
+
+def propensities(graph: Graph, dropped: Dropped) -> Floats:
+    """Propensities [n, groups] with which spread mass has about the column sums that were dropped.
 
     They are the column sums over those of mass that is spread evenly: one step of iterative
-    proportional fitting. Half as many edges are then on the wrong side of the threshold.
+    proportional fitting.
     """
-    spread = Spread(graph, dropped)
+    spread = Spread(graph, dropped, num_groups=dropped.column_shares.shape[1])
     targets = np.flatnonzero(dropped.counts)
     for block in row_blocks(graph, targets):
         every, _ = spread.candidates(block)
         mass = dropped.mass[block.rows] / dropped.row_sums[block.rows, None]
         spread.add(block, mass / np.maximum(every, 1))
-    ends = np.arange(graph.num_latents, graph.first_logit)
-    evenly = np.zeros(graph.num_nodes)
-    evenly[graph.latents] = spread.at(np.arange(graph.num_latents))
-    evenly[ends] = spread.at(ends)
-    return np.divide(column_shares, evenly, out=np.zeros(graph.num_nodes), where=evenly > 0)
+    evenly = np.zeros(dropped.column_shares.shape)
+    for kind in (graph.latents, graph.errors, graph.tokens):
+        evenly[kind] = spread.by_group(np.arange(kind.start, kind.stop))
+    found: Floats = np.zeros(evenly.shape)
+    return np.divide(dropped.column_shares, evenly, out=found, where=evenly > 0)
