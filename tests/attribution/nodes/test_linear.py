@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -143,6 +144,18 @@ def test_steps_may_go_through_the_model_in_any_number_of_rows(
     torch.testing.assert_close(one, many)
     few, all_rows = (exact_patching(problem, rows_per_forward=n).flat() for n in (1, 64))
     torch.testing.assert_close(few, all_rows)
+
+
+def test_half_precision_models_have_scores_near_those_of_float32(
+    model_of: Callable[..., Any], pairs: Pairs
+) -> None:
+    sets = [Heads(layer=1), Keys(layer=1), Module(place="mlp_out.0")]
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = copy.deepcopy(model_of("llama")).to(dtype)
+        found.append(attribution_patching(contrast(model, pairs, "logit_difference", sets)).flat())
+    assert found[1].dtype == torch.float32
+    assert pearson(*found) > 0.98
 
 
 def test_integrated_gradients_equal_those_of_captum(

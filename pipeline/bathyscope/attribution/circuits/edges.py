@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bathyscope.attribution.circuits.nodes import Circuit, FeatureNode, FeatureNodes, collected
+from bathyscope.attribution.circuits.nodes import Circuit, FeatureNode, FeatureNodes, at_site
 from bathyscope.attribution.nodes.contrasts import require_slope
 from bathyscope.attribution.nodes.forward import Graph, graph_of
 from bathyscope.attribution.nodes.places import Change, Place
@@ -133,11 +133,8 @@ def _edges_into(
         gradient = stops.taken.get(site.written)
         if gradient is None or not len(circuit.keys[above]):
             continue
-        values = [
-            bound.dot(gradient) if bound.place == site.written else torch.empty(0)
-            for bound in nodes.contrast.nodes
-        ]
-        keys, weights = collected(nodes, values, above, site)
+        values = [bound.dot(gradient) for bound in at_site(nodes.contrast, site)]
+        keys, weights = nodes.keys[above], nodes.means(above, values)
         inside = torch.isin(keys, circuit.keys[above])
         for key, weight in zip(keys[inside].tolist(), weights[inside].tolist(), strict=True):
             upstream = nodes.node(above, key, _score_of(nodes, above, key))

@@ -83,12 +83,11 @@ class FeatureNodes:
 
     def describe(self, circuit: Circuit) -> list[FeatureNode]:
         """The nodes of a circuit, the largest absolute scores first."""
-        found = [
-            self.node(site, int(key), float(score))
-            for site in range(len(self.sites))
-            for key, score in zip(self.keys[site], self.scores[site], strict=True)
-            if bool(torch.isin(key, circuit.keys[site]))
-        ]
+        found = []
+        for site, (keys, scores) in enumerate(zip(self.keys, self.scores, strict=True)):
+            kept = torch.isin(keys, circuit.keys[site])
+            pairs = zip(keys[kept].tolist(), scores[kept].tolist(), strict=True)
+            found += [self.node(site, key, score) for key, score in pairs]
         return sorted(found, key=lambda node: -abs(node.score))
 
     def node(self, site: int, key: int, score: float) -> FeatureNode:
@@ -105,6 +104,15 @@ class FeatureNodes:
             nodes.table.index, at.slots - 1
         )  # fmt: skip
         return nodes.table.position * at.slots + slot if self.by_position else slot
+
+    def means(self, site: int, values: Sequence[Tensor]) -> Tensor:
+        """Of values of a site's latents and errors, means over pairs, float64 [nodes]."""
+        keys = self.keys[site]
+        summed = torch.zeros(len(keys), dtype=torch.float64, device=keys.device)
+        for bound, value in zip(at_site(self.contrast, self.sites[site]), values, strict=True):
+            where = torch.searchsorted(keys, self.keys_of(bound, site))
+            summed.index_add_(0, where, value.double())
+        return summed / len(self.contrast.pairs)
 
     def _circuit(self, kept: Tensor) -> Circuit:
         parts = kept.split([len(keys) for keys in self.keys])
@@ -158,23 +166,22 @@ def feature_nodes(
     )  # fmt: skip
     nodes = FeatureNodes(problem, sites, by_position, [], [])
     for number, site in enumerate(sites):
-        keys, values = collected(nodes, found.values, number, site)
-        nodes.keys.append(keys)
-        nodes.scores.append(values)
+        keys = [nodes.keys_of(bound, number) for bound in at_site(problem, site)]
+        nodes.keys.append(torch.unique(torch.cat(keys)))
+        values = [
+            value
+            for bound, value in zip(problem.nodes, found.values, strict=True)
+            if is_at(bound, site)
+        ]
+        nodes.scores.append(nodes.means(number, values))
     return nodes
 
 
-def collected(
-    nodes: FeatureNodes, values: Sequence[Tensor], number: int, site: Site
-) -> tuple[Tensor, Tensor]:
-    """Keys that occur at a site and, of values of the contrast's nodes, means over pairs."""
-    problem = nodes.contrast
-    pieces = [
-        (nodes.keys_of(bound, number), value)
-        for bound, value in zip(problem.nodes, values, strict=True)
-        if bound.place == site.written and bound.kind in ("latent", "error")
-    ]
-    keys, where = torch.unique(torch.cat([k for k, _ in pieces]), return_inverse=True)
-    summed = torch.zeros(len(keys), dtype=torch.float64, device=keys.device)
-    summed.index_add_(0, where, torch.cat([v.double() for _, v in pieces]))
-    return keys, summed / len(problem.pairs)
+def is_at(bound: Nodes, site: Site) -> bool:
+    """Whether these are the latents or errors of a site."""
+    return bound.place == site.written and bound.kind in ("latent", "error")
+
+
+def at_site(problem: Contrast, site: Site) -> list[Nodes]:
+    """The latents and the errors of a site."""
+    return [bound for bound in problem.nodes if is_at(bound, site)]

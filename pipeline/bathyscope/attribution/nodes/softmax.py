@@ -147,6 +147,11 @@ def _added(call: AttentionCall, heads: slice, rows: slice, logits: Tensor) -> Te
         later = numbers[None, :] > numbers[rows, None]
         zeros = logits.new_zeros(1, 1, *later.shape)
         return zeros.masked_fill(later, -torch.inf) if call.causal else zeros
+    if mask.ndim != 4:
+        raise HookPointError(
+            f"The attention got a mask {list(mask.shape)}; queries and keys can be corrected where "
+            "it is [pairs, heads, queries, keys]. Load the model with attention='sdpa' or 'eager'."
+        )
     mask = mask[:, heads if mask.shape[1] > 1 else slice(None), rows, : logits.shape[-1]]
     if mask.dtype == torch.bool:
         return torch.zeros_like(mask, dtype=torch.float64).masked_fill(~mask, -torch.inf)
