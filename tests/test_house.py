@@ -38,6 +38,7 @@ FLOORS: tuple[frozenset[str], ...] = (
 """From the ground up. Rooms of one floor never import each other."""
 ON_ONE_FLOOR = {
     ("values", "errors"),
+    ("config", "errors"),
     ("cli", "command_help"),
     ("cli", "composition"),
     ("composition", "config_rules"),

@@ -125,6 +125,10 @@ def _call(command: str, config: Config, record: dict[str, Any], overrides: list[
 
         convert(config, _say)
         return 0
+    if command == "attribute":
+        from bathyscope.commands.attribute import attribute
+
+        return 0 if attribute(config, _say, resolved=record, overrides=overrides) else FAILED
     if command == "intervene":
         from bathyscope.commands.intervene import intervene
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "reconstruction and spliced-model figures, with controls",
     "describe": "densities, examples and promoted tokens of every latent",
     "report": "a static page that opens from disk",
+    "attribute": "what outputs come from: a graph of latents for each prompt, checked",
     "ladder": "small decoders of growing size are trained alike, as a family to study",
     "intervene": "latents, heads or modules are changed in the model, and what follows is shown",
     "verify": "compares a run with its receipts, byte by byte; changes nothing",

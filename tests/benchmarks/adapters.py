@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from bathyscope.attribution.graphs.blocks import row_blocks
+from bathyscope.attribution.graphs.doubt import doubt_of
 from bathyscope.attribution.graphs.graph import Bools, Graph, Ints
-from bathyscope.attribution.graphs.order import order_of
+from bathyscope.attribution.graphs.order import order_of, targets
 from bathyscope.attribution.graphs.prune import prune
+from bathyscope.attribution.graphs.rows import SHARE, RowWriter
 from bathyscope.attribution.graphs.scores import scores_of
 from bathyscope.dictionaries.dictionary import topk_autoencoder
 from bathyscope.training.step import Step, StepSettings
@@ -70,3 +74,45 @@ def _graph(graph: dict[str, Any]) -> Graph:
         graph["num_logits"],
         graph["logit_probabilities"],
     )
+
+
+def prune_graph_truncated(graph: dict[str, Any]) -> tuple[Bools, Ints, float, float]:
+    """The same of rows truncated to 0.999 of their mass; prints what that can have changed.
+
+    What the figures can differ from those of the whole graph is known without the whole graph.
+    """
+    whole = _graph(graph)
+    writer = RowWriter(
+        whole.num_latents, whole.num_errors, whole.num_tokens, whole.num_logits, share=SHARE
+    )
+    for block in row_blocks(whole, targets(whole)):
+        parts = (block.rows, block.lengths, block.indices, block.values)
+        writer.add_sparse(*(torch.from_numpy(np.array(part)) for part in parts))
+    kept = writer.finish(whole.logit_probabilities)
+    order = order_of(kept)
+    pruned = prune(kept, order=order)
+    doubt = doubt_of(kept, order)
+    bounds = doubt.scores
+    at_least = doubt.node_jaccard(pruned.nodes), doubt.edge_jaccard(pruned.edges)
+    print(
+        f"kept {kept.num_edges} of {whole.num_edges} edges; Jaccard to exact pruning at least "
+        f"{at_least[0]:.4f} (nodes), {at_least[1]:.4f} (edges); "
+        f"replacement {bounds.low.replacement:.5f} to {bounds.up.replacement:.5f}, "
+        f"completeness {bounds.low.completeness:.5f} to {bounds.up.completeness:.5f}",
+        flush=True,
+    )
+    scores = scores_of(kept, pruned.influence.nodes)
+    positions = _positions(whole, kept)[pruned.edges.positions()]
+    return pruned.nodes, positions, scores.replacement, scores.completeness
+
+
+def _positions(whole: Graph, kept: Graph) -> Ints:
+    """Where the entries of a truncated graph are among those of the whole one."""
+    least = np.full(whole.num_nodes, np.inf)
+    for block in row_blocks(kept, targets(kept)):
+        np.minimum.at(least, block.spread(block.rows), block.mass())
+    found = [
+        block.positions()[block.mass() >= block.spread(least[block.rows])]
+        for block in row_blocks(whole, targets(whole))
+    ]
+    return np.concatenate(found)

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from bathyscope.attribution.graphs.graph import Graph
+from bathyscope.attribution.graphs.rows import RowWriter
 
 Array = npt.NDArray[Any]
 
@@ -63,6 +65,16 @@ def random_dag(
     matrix[latents : n - 3] = 0
     p = 0.95 * rng.dirichlet(np.ones(3))
     return Dense(matrix.astype(np.float32), latents, layers * positions, positions, 3, p)
+
+
+def truncated(dense: Dense, share: float) -> Graph:
+    """The graph with rows truncated to that share of their mass."""
+    writer = RowWriter(*dense.counts, share=share)
+    sources = len(dense.matrix) - dense.num_logits
+    targets = np.r_[np.arange(dense.num_latents), np.arange(sources, len(dense.matrix))]
+    block = torch.from_numpy(dense.matrix[targets, :sources])
+    writer.add(torch.from_numpy(targets), block)
+    return writer.finish(dense.p)
 
 
 def normalised(matrix: Array) -> Array:

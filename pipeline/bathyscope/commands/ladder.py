@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from bathyscope.commands.progress import Screen
 from bathyscope.commands.run import Record, Step, carry_out
+from bathyscope.commands.text_table import text_table
 from bathyscope.config import Config
 from bathyscope.pages.ladder import table_cells
 from bathyscope.runs.run import LADDER, Run
@@ -48,15 +49,7 @@ def ladder(
 
 def table(rows: Sequence[Json]) -> str:
     """The models as lines of text with aligned columns."""
-    cells = table_cells(rows)
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    )
+    return text_table(table_cells(rows))
 
 
 def _plan(config: Config) -> str:

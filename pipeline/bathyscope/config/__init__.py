@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass
 
+from bathyscope.config.attribute import AttributeConfig
 from bathyscope.config.cluster import ClusterConfig, HardwareConfig
 from bathyscope.config.data import DataConfig
 from bathyscope.config.dictionary import (
@@ -26,6 +27,7 @@ from bathyscope.config.option import option
 from bathyscope.config.store import RedoConfig, StoreConfig, VerifyConfig
 
 __all__ = [
+    "AttributeConfig",
     "ClusterConfig",
     "Config",
     "ConvertConfig",
@@ -69,6 +71,7 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     describe: DescribeConfig = field(default_factory=DescribeConfig)
+    attribute: AttributeConfig = field(default_factory=AttributeConfig)
     ladder: LadderConfig = field(default_factory=LadderConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)
     redo: RedoConfig = field(default_factory=RedoConfig)

@@ -6,7 +6,16 @@ Each file has the rules of one noun; bounds of single numbers stand beside their
 from __future__ import annotations
 
 from bathyscope.config import Config
-from bathyscope.config_rules import bounds, cluster, data, dictionary, intervene, ladder, needed
+from bathyscope.config_rules import (
+    attribute,
+    bounds,
+    cluster,
+    data,
+    dictionary,
+    intervene,
+    ladder,
+    needed,
+)
 from bathyscope.config_rules.choices import one_of
 from bathyscope.errors import ConfigError
 
@@ -26,6 +35,7 @@ def validate(config: Config, *, planned: bool = False) -> None:
     data.check(config)
     dictionary.check(config)
     ladder.check(config)
+    attribute.check(config)
     intervene.check(config)
     if not 0 <= config.verify.share <= 1:
         raise ConfigError(

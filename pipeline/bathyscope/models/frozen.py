@@ -1,11 +1,12 @@
-"""A model whose attention patterns and norm scales are constants to gradients.
+"""A model whose attention patterns and norm scales are constants.
 
 Between what MLPs write, such a forward is affine: what a residual stream gives to a later one goes
 through values and output projections of attention, with the patterns of this forward, and through
-norms that divide by the scales of this forward. Values stay what they are; only gradients change.
-Attribution graphs are taken in it.
+norms that divide by the scales of this forward. Attribution graphs are taken in it.
 
-Flows in: a model of transformers. Inside the `with` block every forward is frozen.
+Flows in: a model of transformers. Inside the block of `frozen` they are constants to gradients, and
+values stay what they are. Inside that of `pinned` every row of a batch has those of the first row:
+the same thing without gradients, so that one can be checked by the other.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from bathyscope.errors import ModelError
 from bathyscope.models.capture import first_argument
 from bathyscope.models.hook_points import HookPoint
 
-_FROZEN = "bathyscope_frozen"
+_FROZEN, _PINNED = "bathyscope_frozen", "bathyscope_pinned"
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
 
@@ -33,13 +34,29 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     Attention runs in its eager form, whose gradients can be batched. Raises `ModelError` for
     attention that cannot be taken apart, and in a forward for a norm that is none of the known.
     """
+    with _held(model, _FROZEN):
+        yield model
+
+
+@contextmanager
+def pinned(model: nn.Module) -> Iterator[nn.Module]:
+    """All rows of a batch [b, P] take the patterns and scales of row 0 while the block lasts.
+
+    Raises what `frozen` raises.
+    """
+    with _held(model, _PINNED):
+        yield model
+
+
+@contextmanager
+def _held(model: nn.Module, how: str) -> Iterator[None]:
     with ExitStack() as stack:
-        stack.enter_context(_frozen_attention(model))
+        stack.enter_context(_held_attention(model, how))
         for path, module in model.named_modules():
             if is_norm(module):
-                hook = module.register_forward_hook(_norm_hook(path), with_kwargs=True)
+                hook = module.register_forward_hook(_norm_hook(path, how), with_kwargs=True)
                 stack.callback(hook.remove)
-        yield model
+        yield
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -48,24 +65,27 @@ def is_norm(module: nn.Module) -> bool:
     return name.endswith(("RMSNorm", "LayerNorm"))
 
 
-def frozen_norm(module: nn.Module, x: Tensor, y: Tensor, path: str = "") -> Tensor:
+def frozen_norm(
+    module: nn.Module, x: Tensor, y: Tensor, path: str = "", *, rows: int | None = None
+) -> Tensor:
     """The norm of x, which it gave as y, with its scale a constant to gradients.
 
-    The gain of some families is stored as its difference from 1; which it is shows in y.
-    Raises `ModelError` where no known norm gives y.
+    The scale is that of the first `rows` rows of a batch, 1 or all. The gain of some families is
+    stored as its difference from 1; which it is shows in y. Raises `ModelError` where no known
+    norm gives y.
     """
     eps = _epsilon(module)
     wide = torch.promote_types(x.dtype, torch.float32)
     centred = x.to(wide)
     if not type(module).__name__.endswith("RMSNorm"):
         centred = centred - centred.mean(-1, keepdim=True)
-    scale = (centred.detach().pow(2).mean(-1, keepdim=True) + eps).rsqrt()
+    scale = (centred[:rows].detach().pow(2).mean(-1, keepdim=True) + eps).rsqrt()
     divided = centred * scale
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     for gain in (weight, None if weight is None else weight + 1):
         found = divided if gain is None else divided * gain.to(wide)
         found = found if bias is None else found + bias.to(wide)
-        if _close(found.detach(), y.detach()):
+        if _close(found[:rows].detach(), y[:rows].detach()):
             return found.to(y.dtype)
     raise ModelError(
         f"The norm {path!r} ({type(module).__name__}) gives something else than (x - mean) / "
@@ -88,21 +108,27 @@ def _close(found: Tensor, wanted: Tensor) -> bool:
     return difference <= _TOLERANCE.get(wanted.dtype, 1e-4) * max(size, 1e-30)
 
 
-def _norm_hook(path: str) -> Callable[..., Any]:
+def _norm_hook(path: str, how: str) -> Callable[..., Any]:
     point = HookPoint(path, path, "in", None)
 
     def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Any:
-        if not torch.is_grad_enabled():
+        if how == _FROZEN and not torch.is_grad_enabled():
             return y
-        return frozen_norm(module, first_argument(point, args, kwargs)[1], y, path)
+        x = first_argument(point, args, kwargs)[1]
+        return frozen_norm(module, x, y, path, rows=1 if how == _PINNED else None)
 
     return after
 
 
+def _hold(tensor: Tensor, how: str) -> Tensor:
+    """Queries or keys as constants, or those of the first row for all."""
+    return tensor.detach() if how == _FROZEN else tensor[:1].expand_as(tensor)
+
+
 @contextmanager
-def _frozen_attention(model: nn.Module) -> Iterator[None]:
+def _held_attention(model: nn.Module, how: str) -> Iterator[None]:
     if getattr(model, "_supports_attention_backend", False):
-        with _through_interface(model):
+        with _through_interface(model, how):
             yield
         return
     projections = [
@@ -116,7 +142,7 @@ def _frozen_attention(model: nn.Module) -> Iterator[None]:
             "modules q_proj and k_proj, so its patterns cannot be frozen. Attribution graphs need "
             "a decoder of the table of families."
         )
-    handles = [p.register_forward_hook(lambda _, __, y: y.detach()) for p in projections]
+    handles = [p.register_forward_hook(lambda _, __, y: _hold(y, how)) for p in projections]
     try:
         yield
     finally:
@@ -125,23 +151,26 @@ def _frozen_attention(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _through_interface(model: Any) -> Iterator[None]:
+def _through_interface(model: Any, how: str) -> Iterator[None]:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-    AttentionInterface.register(_FROZEN, _attention)
-    AttentionMaskInterface.register(_FROZEN, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+    AttentionInterface.register(how, _attention(how))
+    AttentionMaskInterface.register(how, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
     before = model.config._attn_implementation
-    model.set_attn_implementation(_FROZEN)
+    model.set_attn_implementation(how)
     try:
         yield
     finally:
         model.set_attn_implementation(before)
 
 
-def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kw: Any
-) -> Any:
-    """The family's own eager attention, of queries and keys without gradients."""
-    eager = sys.modules[type(module).__module__].eager_attention_forward
-    return eager(module, query.detach(), key.detach(), value, *args, **kw)
+def _attention(how: str) -> Callable[..., Any]:
+    def attention(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        """The family's own eager attention."""
+        eager = sys.modules[type(module).__module__].eager_attention_forward
+        return eager(module, _hold(query, how), _hold(key, how), value, *args, **kwargs)
+
+    return attention

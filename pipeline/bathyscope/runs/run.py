@@ -33,6 +33,7 @@ EVALUATIONS = "evaluations"
 FEATURES = "features"
 REPORT = "report"
 LADDER = "ladder"
+GRAPHS = "graphs"
 
 T = TypeVar("T")
 
@@ -104,6 +105,13 @@ class Run:
         """Results of a ladder: `models`, a row for each, and `definitions` of their columns."""
         key = self.manifest(LADDER).facts["results_key"]
         results: Json = json.loads(self.objects.at(LADDER).get(key))
+        return results
+
+    def graphs(self, name: str = "main") -> Json:
+        """Figures of attribution graphs: `prompts`, a row for each, and `definitions`."""
+        artifact = f"{GRAPHS}/{name}"
+        key = self.manifest(artifact).facts["results_key"]
+        results: Json = json.loads(self.objects.at(artifact).get(key))
         return results
 
     def features(self, dictionary: str = "main") -> pa.Table:

@@ -1,22 +1,11 @@
 import numpy as np
 import pytest
-import torch
 
 import dense_graphs
 from bathyscope.attribution.graphs.bounds import influence_bounds, score_bounds
 from bathyscope.attribution.graphs.order import order_of
-from bathyscope.attribution.graphs.rows import RowWriter
 from bathyscope.errors import GraphError
-from dense_graphs import Dense, random_dag
-
-
-def truncated(dense, share):
-    writer = RowWriter(*dense.counts, share=share)
-    sources = len(dense.matrix) - dense.num_logits
-    targets = np.r_[np.arange(dense.num_latents), np.arange(sources, len(dense.matrix))]
-    block = torch.from_numpy(dense.matrix[targets, :sources])
-    writer.add(torch.from_numpy(targets), block)
-    return writer.finish(dense.p)
+from dense_graphs import Dense, random_dag, truncated
 
 
 def test_bounds_by_hand():

@@ -8,51 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bathyscope.attribution.graphs.build import GraphSettings, all_nodes
-from bathyscope.attribution.graphs.forward import FrozenForward, run_frozen
-from bathyscope.attribution.graphs.gradients import Rows, bias_names, rows
-from bathyscope.attribution.graphs.nodes import Nodes
-from bathyscope.attribution.graphs.replacement import Replacement, encoder_rows
-from bathyscope.dictionaries.kinds import AnyDictionary
+from bathyscope.attribution.graphs.gradients import bias_names
+from bathyscope.attribution.graphs.replacement import encoder_rows
 from bathyscope.models.families import family_of
-from decoders import DECODERS, LAYERS, WIDTH, decoder, random_dictionary, random_model
+from decoders import DECODERS, LAYERS, WIDTH, decoder, random_model
+from graph_cases import TOKENS, graph_of, transcoders
 
-TOKENS = torch.tensor([5, 17, 90, 17, 33, 64, 5])
-KEEP = torch.arange(len(TOKENS)) > 0
 FAMILIES = sorted(DECODERS)
-
-
-def transcoders(kind: str, activation: str = "topk") -> dict[str, AnyDictionary]:
-    """One for each layer, or one over all layers."""
-    layers = range(LAYERS)
-    reads, writes = [f"mlp_in.{n}" for n in layers], [f"mlp_out.{n}" for n in layers]
-    if kind == "cross_layer_transcoder":
-        return {"clt": random_dictionary(kind, reads, writes, activation=activation)}
-    return {
-        f"t{n}": random_dictionary(kind, reads[n : n + 1], writes[n : n + 1], activation=activation)
-        for n in layers
-    }
-
-
-def graph_of(
-    model: nn.Module, dictionaries: dict[str, AnyDictionary], keep: Tensor = KEEP
-) -> tuple[FrozenForward, Replacement, Nodes, Rows]:
-    """The forward, the nodes, and the rows of all targets as one."""
-    replacement = Replacement(model, dictionaries)
-    forward = run_frozen(model, replacement, TOKENS, keep)
-    nodes = all_nodes(model, forward, replacement, GraphSettings())
-    num = len(nodes.latents), len(nodes.logits.token)
-    targets = torch.cat([torch.arange(num[0]), nodes.num_sources + torch.arange(num[1])])
-    parts = list(rows(forward, replacement, nodes, targets, batch=16))
-    order = torch.cat([part.targets for part in parts]).argsort()
-    joined = Rows(
-        *(
-            torch.cat([getattr(p, f) for p in parts])[order]
-            for f in ("targets", "values", "biases", "read")
-        )
-    )
-    assert torch.equal(joined.targets, targets)
-    return forward, replacement, nodes, joined
 
 
 @pytest.mark.parametrize("kind", ["transcoder", "skip_transcoder", "cross_layer_transcoder"])

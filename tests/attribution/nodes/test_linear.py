@@ -29,7 +29,16 @@ from bathyscope.errors import HookPointError
 from bathyscope.metrics.agreement import pearson
 from double_decoders import DECODERS
 
-KINDS = ["heads.1", "mlp_out.0", "attn_out.2", "resid_pre.1", "queries.1", "keys.0", "values.2"]
+KINDS = [
+    "heads.1",
+    "mlp_in.1",
+    "mlp_out.0",
+    "attn_out.2",
+    "resid_pre.1",
+    "queries.1",
+    "keys.0",
+    "values.2",
+]
 
 
 class Mixed(nn.Module):
@@ -102,7 +111,7 @@ def test_small_changes_are_linear_in_every_family(
     assert float(nodes.change.abs().max()) > 1e-4
     first_order = attribution_patching(problem).flat()
     # Norms compute in float32 whatever the dtype, so steps cannot be smaller.
-    whole, step, real = nodes.change, 0.003, []
+    whole, step, real = nodes.change, 0.001, []
     for sign in (1, -1):
         nodes.change = sign * step * whole
         real.append(exact_patching(problem).flat())

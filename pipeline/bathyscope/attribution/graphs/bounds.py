@@ -1,9 +1,9 @@
 """What truncation can have changed: bounds on influence and scores of a truncated graph.
 
 Let K be the kept entries over exact row sums, D the dropped ones, Â = K + D, and I_low the
-influence by K alone. Then I - I_low = l · (1 + Â + Â² + …) with l = (I_low + p) · D, the leak of
-K. No path of an acyclic graph meets a node twice, so a unit of leak that starts at a node visits
-any other at most once: I_low <= I <= I_low + (leak of the targets that can lead to the node).
+influence by K alone. Then I - I_low = l · (1 + Â + Â² + …) with l = (I_low + p) · D, what leaks
+out of K. No path of an acyclic graph meets a node twice, so a unit of leak that starts at a node
+visits any other at most once: I_low <= I <= I_low + (leak of the targets that can lead to it).
 
 That bound lets all leak meet in one node. A second one does not: a dropped entry is at most the
 largest dropped one of its row, so replacing D by these maxima at every source that was not kept
@@ -18,10 +18,11 @@ from typing import NamedTuple
 import numpy as np
 
 from bathyscope.attribution.graphs.blocks import row_blocks
-from bathyscope.attribution.graphs.graph import Bools, Dropped, Floats, Graph, Ints
-from bathyscope.attribution.graphs.influence import SMALLEST_SUM, influence_of
+from bathyscope.attribution.graphs.graph import Bools, Dropped, Floats, Graph
+from bathyscope.attribution.graphs.influence import SMALLEST_SUM, lower_influence
 from bathyscope.attribution.graphs.order import Order
 from bathyscope.attribution.graphs.scores import Scores
+from bathyscope.attribution.graphs.spread import Spread
 from bathyscope.errors import GraphError
 
 _ROUNDING = 1e-10
@@ -67,7 +68,8 @@ class Leak(NamedTuple):
 def influence_bounds(graph: Graph, order: Order) -> Bounds:
     """Bounds on the influence of every node [n]. Raises `GraphError` when nothing was truncated."""
     dropped = dropped_of(graph)
-    low = influence_of(graph, order).nodes
+    everything = np.ones(graph.num_nodes, dtype=bool)
+    low = lower_influence(graph, order, dropped.row_sums, everything) * (1 - _ROUNDING)
     leak = leak_of(graph, low)
     after = np.bincount(
         np.maximum(dropped.last_latent, 0),
@@ -79,7 +81,6 @@ def influence_bounds(graph: Graph, order: Order) -> Bounds:
     up[graph.errors] = low[graph.errors] + leak.latents + leak.errors
     up[graph.tokens] = low[graph.tokens] + leak.latents + leak.tokens
     up[graph.logits] = 0
-    everything = np.ones(graph.num_nodes, dtype=bool)
     by_entries = upper_influence(
         graph, order, sums=dropped.row_sums, add=False, certain=everything, possible=everything
     )
@@ -127,68 +128,28 @@ def upper_influence(
     """
     dropped = dropped_of(graph)
     weights = graph.logit_weights()
-    spread = _Spread(graph, dropped)
+    spread = Spread(graph, dropped)
     flow = np.zeros(graph.num_nodes)
     up = np.zeros(graph.num_nodes)
     for run in order.downward():
-        up[run] = flow[run] + spread.at(run)
+        up[run] = flow[run] + spread.at(run, rounding=_ROUNDING)
         through = (up + weights) * (1 + _ROUNDING)
         for block in row_blocks(graph, run[possible[run] & (through[run] > 0)]):
             rows = block.rows
-            mass, low = block.mass(), np.maximum(sums[rows], SMALLEST_SUM)
-            largest = dropped.largest[rows].astype(np.float64)
-            below = block.spread(low)
+            mass, largest = block.mass(), dropped.largest[rows].astype(np.float64)
+            of_kept, of_dropped = block.spread(sums[rows]), sums[rows]
             if add:
-                below += np.where(certain[block.indices], 0.0, mass)
-                low = low + largest
-            share = mass / below * block.spread(through[rows])
+                of_kept += np.where(certain[block.indices], 0.0, mass)
+                of_dropped = of_dropped + largest
+            share = mass / np.maximum(of_kept, SMALLEST_SUM) * block.spread(through[rows])
             flow += np.bincount(block.indices, weights=share, minlength=graph.num_nodes)
             most = np.minimum(largest[:, None], dropped.mass[rows])
-            spread.add(rows, most * (through[rows] / low)[:, None])
-            spread.leave_out(block.indices, block.spread(np.arange(len(rows))), rows)
+            rates = through[rows] / np.maximum(of_dropped, SMALLEST_SUM)
+            spread.add(block, most * rates[:, None])
     rest = np.arange(graph.num_latents, graph.first_logit)
-    up[rest] = flow[rest] + spread.at(rest)
+    up[rest] = flow[rest] + spread.at(rest, rounding=_ROUNDING)
     up[graph.logits] = 0
     return up * (1 + _ROUNDING)
-
-
-class _Spread:
-    """Σ_t v[t, kind of s] over targets t that may have dropped an entry from s, for every s."""
-
-    def __init__(self, graph: Graph, dropped: Dropped) -> None:
-        self._graph, self._dropped = graph, dropped
-        self._values = np.zeros((graph.num_nodes, 3))
-        self._kinds = np.repeat(
-            np.arange(3), [graph.num_latents, graph.num_errors, graph.num_tokens]
-        )
-        self._up_to = np.zeros(graph.num_nodes)
-        self._kept = np.zeros(graph.num_nodes)
-
-    def add(self, rows: Ints, values: Floats) -> None:
-        """Add targets with their v [b, 3]."""
-        self._values[rows] = values
-        last = self._dropped.last_latent[rows]
-        has = last >= 0
-        np.add.at(self._up_to, last[has], values[has, 0])
-
-    def leave_out(self, sources: Ints, places: Ints, rows: Ints) -> None:
-        """Take them away again at kept entries: what was kept was not dropped."""
-        targets = rows[places]
-        gone = self._values[targets, self._kinds[sources]]
-        gone *= (sources >= self._graph.num_latents) | (
-            sources <= self._dropped.last_latent[targets]
-        )
-        self._kept += np.bincount(sources, weights=gone, minlength=len(self._kept))
-
-    def at(self, nodes: Ints) -> Floats:
-        """The sum at nodes, which ascend and are of targets' kinds or of none."""
-        if not len(nodes) or nodes[0] >= self._graph.first_logit:
-            return np.zeros(len(nodes))
-        if nodes[0] < self._graph.num_latents:
-            total = np.cumsum(self._up_to[nodes[0] :][::-1])[::-1][: len(nodes)]
-        else:
-            total = self._values.sum(axis=0)[self._kinds[nodes]]
-        return np.maximum(total * (1 + _ROUNDING) - self._kept[nodes], 0.0)
 
 
 def dropped_of(graph: Graph) -> Dropped:

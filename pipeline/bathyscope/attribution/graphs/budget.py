@@ -54,13 +54,15 @@ def check_edges(found: Budget, nodes: Nodes, most_latents: int, memory_bytes: in
     if found.edge_bytes <= memory_bytes * 3 // 4:
         return
     room, others = memory_bytes * 3 // 4 // EDGE_BYTES, nodes.num_errors + nodes.num_positions
-    # n (n + others) / 2 = room, and a little less.
-    fits = int(0.95 * ((others**2 / 4 + 2 * room) ** 0.5 - others / 2))
+    logits = len(nodes.logits.token)
+    # n (n + others) / 2 + logits (n + others) = room, and a little less.
+    half = others / 2 + logits
+    fits = int(0.95 * (max(half**2 + 2 * (room - logits * others), 0) ** 0.5 - half))
     targets = min(len(nodes.latents), most_latents)
     raise GraphError(
         f"A graph of {targets:,} latents and {others:,} other sources has up to "
         f"{found.edge_bytes / EDGE_BYTES:,.0f} edges, {found.edge_bytes / 1e9:.2f} GB, and the "
-        f"budget is {memory_bytes / 1e9:.2f} GB. Set attribute.most_latents={fits}, or "
+        f"budget is {memory_bytes / 1e9:.2f} GB. Set attribute.most_latents={max(fits, 1)}, or "
         "attribute.row_share=0.999 to keep only the largest entries of each row, or raise "
         "attribute.memory_bytes."
     )

@@ -63,6 +63,8 @@ class AttributionGraph:
 
     tokens: Tensor
     """int64 [P]."""
+    keep: Tensor
+    """bool [P]: where dictionaries stand for the model."""
     nodes: Nodes
     graph: Graph
     biases: Tensor
@@ -159,7 +161,9 @@ def _written(
         progress(done / len(targets))
     probabilities = nodes.logits.probability.double().cpu().numpy()
     graph = writer.finish(probabilities)
-    return AttributionGraph(forward.tokens, nodes, graph, biases, tuple(names), num_active, missing)
+    return AttributionGraph(
+        forward.tokens, forward.keep, nodes, graph, biases, tuple(names), num_active, missing
+    )
 
 
 def _checked(found: Rows, tolerance: float) -> float:

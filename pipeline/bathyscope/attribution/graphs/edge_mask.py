@@ -38,6 +38,13 @@ class EdgeMask:
         found = list(self._parts())
         return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
+    def count_both(self, other: EdgeMask) -> int:
+        """Number of edges that both keep."""
+        step = 2**20
+        parts = range(0, len(self._bits), step)
+        both = (self._bits[a : a + step] & other._bits[a : a + step] for a in parts)
+        return sum(int(np.unpackbits(part).sum(dtype=np.int64)) for part in both)
+
     def _parts(self, size: int = 2**20) -> Iterator[Ints]:
         for start in range(0, len(self._bits), size):
             bits = np.unpackbits(self._bits[start : start + size], bitorder="little")

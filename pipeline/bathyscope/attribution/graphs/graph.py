@@ -45,12 +45,8 @@ class Dropped:
     """The largest |A[t, s]| that was dropped, 0 where none was [n]."""
     last_latent: Ints
     """The last latent among the dropped sources, -1 where there is none [n]."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the five arrays."""
-        parts = (self.row_sums, self.mass, self.counts, self.largest, self.last_latent)
-        return sum(part.nbytes for part in parts)
+    propensity: Floats
+    """How much likelier than others of its kind a source is among dropped entries [n]."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +166,6 @@ class Graph:
         if self.dropped is None:
             return
         n, given = self.num_nodes, self.dropped
-        parts = (given.row_sums, given.counts, given.largest, given.last_latent)
+        parts = (given.row_sums, given.counts, given.largest, given.last_latent, given.propensity)
         if any(part.shape != (n,) for part in parts) or given.mass.shape != (n, 3):
             raise GraphError(f"What is known of dropped entries must have a row per node, {n}.")

@@ -61,7 +61,9 @@ def prune(
     Nodes: the smallest set of the most influential that has the share, with ties. Edges: the same
     with scores Â[t, s] · (influence[t] + p[t]) of the graph of the kept nodes, rows normalised
     again. Then latents without an incoming or outgoing edge and errors without an outgoing one go,
-    until none is left. Tokens and logits stay. Raises `GraphError` for a threshold outside 0 to 1,
+    until none is left. Tokens and logits stay. Of a truncated graph,
+    what was dropped counts in influence, row sums and the sum of all scores, see `influence_of`,
+    and is no edge that could stay. Raises `GraphError` for a threshold outside 0 to 1,
     and what `order_of` raises.
     """
     for name, share in [("node_threshold", node_threshold), ("edge_threshold", edge_threshold)]:
@@ -70,13 +72,13 @@ def prune(
     order = order or order_of(graph)
     influence = influence_of(graph, order)
     keep = kept_nodes(graph, influence.nodes, node_threshold)
-    rates = influence_of(graph, order, keep).rates
+    _, rates, dropped = influence_of(graph, order, keep)
     rows = np.flatnonzero(keep & (rates > 0))
 
     def scores() -> Iterator[Floats]:
         return (edge_scores(block, rates, keep) for block in row_blocks(graph, rows))
 
-    threshold = share_threshold(scores, edge_threshold)
+    threshold = share_threshold(scores, edge_threshold, rest=dropped)
 
     def over(block: Block) -> Bools:
         found: Bools = edge_scores(block, rates, keep) >= threshold

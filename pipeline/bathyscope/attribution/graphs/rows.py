@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.attribution.graphs.graph import Dropped, Graph, Ints
+from bathyscope.attribution.graphs.spread import propensities
 from bathyscope.attribution.graphs.truncate import SparseRows, covering
 from bathyscope.errors import GraphError, NonFiniteError
 
@@ -55,6 +56,7 @@ class RowWriter:
         self._lengths = np.full(self._num_nodes, -1)
         self._pieces: list[_Piece] = []
         self._dropped = None if share is None else _nothing_dropped(self._num_nodes)
+        self._columns = np.zeros(self._num_nodes)
 
     @property
     def num_edges(self) -> int:
@@ -114,7 +116,10 @@ class RowWriter:
             piece = self._pieces.pop()
             _place(piece.indices, piece, indptr, indices)
             _place(piece.values, piece, indptr, values)
-        return Graph(indptr, indices, values, *self._counts, logit_probabilities, self._dropped)
+        graph = Graph(indptr, indices, values, *self._counts, logit_probabilities, self._dropped)
+        if self._dropped is not None:
+            self._dropped.propensity[:] = propensities(graph, self._dropped, self._columns)
+        return graph
 
     def _add(self, targets: Tensor, entries: SparseRows) -> None:
         nodes = targets.cpu().numpy().astype(np.int64)
@@ -140,7 +145,10 @@ class RowWriter:
         largest = size.new_zeros(gone.num_rows).scatter_reduce(0, gone.rows, size, "amax")
         latent = torch.where(kind == 0, gone.columns, -1)
         last = latent.new_full((gone.num_rows,), -1).scatter_reduce(0, gone.rows, latent, "amax")
+        columns = size.new_zeros(self._num_sources, dtype=torch.float64)
+        columns.index_add_(0, gone.columns, size.double() / sums[gone.rows])
         counts = torch.bincount(gone.rows, minlength=gone.num_rows)
+        self._columns[: self._num_sources] += columns.cpu().numpy()
         self._dropped.row_sums[nodes] = sums.cpu().numpy()
         self._dropped.mass[nodes] = by_kind.view(-1, 3).cpu().numpy()
         self._dropped.counts[nodes] = counts.cpu().numpy()
@@ -190,4 +198,5 @@ def _nothing_dropped(n: int) -> Dropped:
         np.zeros(n, dtype=np.int64),
         np.zeros(n, dtype=np.float32),
         np.full(n, -1),
+        np.zeros(n),
     )

@@ -19,14 +19,19 @@ _SORT_AT_MOST = 2**21
 
 
 def share_threshold(
-    blocks: Callable[[], Iterable[Floats]], share: float, *, sort_at_most: int = _SORT_AT_MOST
+    blocks: Callable[[], Iterable[Floats]],
+    share: float,
+    *,
+    rest: float = 0.0,
+    sort_at_most: int = _SORT_AT_MOST,
 ) -> float:
     """The largest v with Σ_{x >= v} x >= share · Σ x, over numbers that come in blocks.
 
     All x >= v are the smallest set of largest numbers with that share, with everything that is
     equal to the last one. `blocks` is called once per pass, two to five times; zeros never count.
     Share 1 gives the least positive number, share 0 the largest; with no positive number at all
-    the threshold is infinite. Sums are taken in float64 in the order of the blocks.
+    the threshold is infinite. `rest` is added to Σ x, for what is never over it. Sums are taken in
+    float64 in the order of the blocks.
     """
     prefix, above, width = 0, 0.0, 63
     target = None
@@ -34,7 +39,7 @@ def share_threshold(
         counts, sums = _histogram(blocks(), prefix, width, shift)
         if target is None:
             # Rounding must not end the search early when everything is wanted.
-            target = share * sums.sum() if share < 1 else inf
+            target = share * (sums.sum() + rest) if share < 1 else inf
         bins = np.flatnonzero(counts)[::-1]
         if not len(bins):
             return inf

@@ -14,11 +14,13 @@
 
 Node sets: `Positions`, `Module`, `Heads`, `Queries`, `Keys`, `Values`, `Latents`. Methods:
 `exact_patching`, `attribution_patching`, `atp_star`, `integrated_gradients`; over edges
-`edge_attribution`. `missed_nodes` and `subset_bound` say what a method can have missed.
+`edge_attribution` and
+`exact_edges`. `missed_nodes` and `subset_bound` say what a method can have missed.
 """
 
-from bathyscope.attribution.nodes.atp_star import atp_star
-from bathyscope.attribution.nodes.contrast import Contrast, Node, Scores, contrast
+from bathyscope.attribution.nodes.contrasts import Contrast, Node, Scores, contrast
+from bathyscope.attribution.nodes.edge_patching import exact_edges
+from bathyscope.attribution.nodes.edges import Edge, EdgeScores, edge_attribution
 from bathyscope.attribution.nodes.exact import exact_patching
 from bathyscope.attribution.nodes.latents import Latents
 from bathyscope.attribution.nodes.linear import (
@@ -37,9 +39,12 @@ from bathyscope.attribution.nodes.node_sets import (
     every_layer,
 )
 from bathyscope.attribution.nodes.pairs import Pairs
+from bathyscope.attribution.nodes.star import atp_star
 
 __all__ = [
     "Contrast",
+    "Edge",
+    "EdgeScores",
     "Heads",
     "Keys",
     "Latents",
@@ -54,7 +59,9 @@ __all__ = [
     "attribution_patching",
     "completeness_gap",
     "contrast",
+    "edge_attribution",
     "every_layer",
+    "exact_edges",
     "exact_patching",
     "integrated_gradients",
     "missed_nodes",

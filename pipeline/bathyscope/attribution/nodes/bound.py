@@ -71,6 +71,7 @@ class DenseNodes:
         each_position: bool,
     ) -> None:  # fmt: skip
         count = change.shape[2] if change.ndim == 4 else heads or 1
+        keep = keep.to(change.device)
         self.place, self.kind = place, kind
         self.change = change.reshape(*keep.shape, count, -1) * keep[:, :, None, None]
         self.each_position = each_position
@@ -86,7 +87,7 @@ class DenseNodes:
 
     def dot(self, gradient: Tensor) -> Tensor:
         """<g, Δ_n> [nodes]."""
-        g = gradient.reshape(self.change.shape).to(self._dtype)
+        g = gradient.reshape(self.change.shape).to(self.change.device, self._dtype)
         return self.collected((g * self.change.to(self._dtype)).sum(-1))
 
     def collected(self, products: Tensor) -> Tensor:
@@ -133,12 +134,12 @@ class LatentNodes:
         """<g, Δ_n> [nodes]."""
         positions = gradient.shape[1]
         rows = self.table.pair * positions + self.table.position
-        flat = gradient.detach().reshape(1, -1, gradient.shape[-1])
+        flat = gradient.detach().reshape(1, -1, gradient.shape[-1]).to(self._W_dec.device)
         flat = flat.to(self._W_dec.dtype) if self._W_dec.dtype == torch.float64 else flat
         return sampled_dot(flat, self._W_dec, rows, self.table.index, self.change)[0]
 
     def patched(self, x: Tensor, rows: Tensor, nodes: Tensor) -> Tensor:
         """x with Δ of node nodes[i] added in row rows[i]."""
         change = self.change[nodes, None] * self._W_dec[self.table.index[nodes]]
-        where = (rows, self.table.position[nodes])
-        return x.clone().index_put_(where, change.to(x.dtype), accumulate=True)
+        where = (rows.to(x.device), self.table.position[nodes].to(x.device))
+        return x.clone().index_put_(where, change.to(x), accumulate=True)

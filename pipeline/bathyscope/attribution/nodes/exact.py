@@ -3,7 +3,8 @@
     m(do(n = n')) - m(clean),   one forward row per node
 
 Rows of a forward are the whole batch of pairs some times over, and each copy of a pair patches
-another node of it. So a metric sees the pairs in their order.
+another node of it. So a metric sees the pairs in their order. Blocks before the node are passed
+over, since nothing changes there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.attribution.nodes.bound import Nodes
-from bathyscope.attribution.nodes.contrast import Contrast, Scores
+from bathyscope.attribution.nodes.contrasts import Contrast, Scores
 from bathyscope.attribution.nodes.forward import traced
 from bathyscope.attribution.nodes.metrics import evaluated, require_finite
 from bathyscope.attribution.nodes.pairs import repeated
@@ -44,10 +45,9 @@ def exact_effects(
         chosen = ((turn >= first) & (turn < first + per_forward)).nonzero()[:, 0]
         groups = int(turn[chosen].max()) - first + 1
         rows = (turn[chosen] - first) * size + pair[chosen]
-        device = contrast.clean_metric.device
-        metric = patched_metric(contrast, nodes, rows.to(device), which[chosen].to(device), groups)
-        change = metric - contrast.clean_metric
-        effects[chosen.to(device)] = change.flatten()[rows.to(device)]
+        metric = patched_metric(contrast, nodes, rows, which[chosen], groups)
+        change = (metric - contrast.clean_metric).flatten()
+        effects[chosen.to(change.device)] = change[rows.to(change.device)]
     return require_finite("The metric of a patched forward", effects)
 
 
@@ -55,11 +55,13 @@ def patched_metric(
     contrast: Contrast, nodes: Nodes, rows: Tensor, which: Tensor, groups: int
 ) -> Tensor:
     """The metric [groups, pairs] where row rows[i] of the repeated batch patches node which[i]."""
-    trace = traced(
-        contrast.model,
-        repeated(contrast.pairs.clean, groups),
-        changes={nodes.place: lambda x: nodes.patched(x, rows, which)},
-    )
+    inputs = repeated(contrast.pairs.clean, groups)
+    device = nodes.table.pair.device
+    rows, which = rows.to(device), which.to(device)
+    with contrast.resumed(nodes.place, groups):
+        trace = traced(
+            contrast.model, inputs, changes={nodes.place: lambda x: nodes.patched(x, rows, which)}
+        )
     return evaluated(contrast.metric, trace.logits, len(contrast.pairs))
 
 

@@ -7,7 +7,7 @@ gradient that flows through one layer's attention and MLP left out (GradDrop).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from bathyscope.attribution.nodes.metrics import Metric, evaluated, require_fini
 from bathyscope.attribution.nodes.places import Change, Place, changed
 from bathyscope.errors import ConfigError, ModelError
 from bathyscope.models.attention import AttentionCall
-from bathyscope.models.capture import Inputs, run_forward
+from bathyscope.models.capture import Inputs, find_module, first_argument, run_forward
+from bathyscope.models.hook_points import HookPoint
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,9 @@ class Graph:
     """One forward with its graph."""
 
     tensors: dict[Place, Tensor]
-    """Place -> tensor, as later modules use it."""
+    """Place -> tensor there."""
+    onwards: dict[Place, Tensor]
+    """Place -> its copy that later modules use: what is done to gradients is done to this one's."""
     metric: Tensor
     """[groups, pairs]."""
     calls: dict[int, AttentionCall]
@@ -96,40 +99,76 @@ def graph_of(
     changes: Mapping[Place, Change] | None = None,
     calls_of: Iterable[int] = (),
     drops: Mapping[int, Sequence[Place]] | None = None,
+    observed: Sequence[HookPoint] = (),
+    on_gradient: Mapping[Place, Change] | None = None,
 ) -> Graph:
     """One forward that keeps its graph from places on.
 
     `changes` are applied first at a place. `drops` says, for each layer, what it adds to the
-    stream. Raises ModelError where weights are offloaded.
+    stream. Inputs of modules that are `observed` are in the graph as they are, not replaced.
+    `on_gradient` changes the gradient that comes back to a place before it goes on from there.
+    Raises ModelError where weights are offloaded.
     """
     require_resident(model)
-    given, seen = changes or {}, dict[Place, Tensor]()
+    given, returning = changes or {}, on_gradient or {}
+    seen: dict[Place, Tensor] = {}
+    onwards: dict[Place, Tensor] = {}
     dropped: list[int | None] = [None]
     layer_of = {p: layer for layer, ps in (drops or {}).items() for p in ps}
 
     def watch(place: Place) -> Change:
         def see(x: Tensor) -> Tensor:
             value = given[place](x) if place in given else x
-            value = value if value.requires_grad else value.detach().requires_grad_()
+            # A tensor of its own: others may read the one that this module is given.
+            value = value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
             seen[place] = value
-            out = value.clone()
+            onwards[place] = out = value.clone()
             if place in layer_of:
                 layer = layer_of[place]
                 out.register_hook(lambda g: torch.zeros_like(g) if dropped[0] == layer else g)
+            if place in returning:
+                out.register_hook(returning[place])
             return out
 
         return see
 
     watched = dict.fromkeys([*given, *places, *layer_of])
     calls: dict[int, Any] = dict.fromkeys(calls_of)
-    with frozen(model), torch.enable_grad(), changed(model, {p: watch(p) for p in watched}, calls):
+    with ExitStack() as stack:
+        stack.enter_context(frozen(model))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(observing(model, observed, seen))
+        stack.enter_context(changed(model, {p: watch(p) for p in watched}, calls))
         value = evaluated(metric, logits_of(run_forward(model, inputs)), pairs)
     if not value.requires_grad:
         raise ConfigError(
             f"The metric does not depend on {', '.join(p.name for p in watched)}. Does it detach "
             "what it is given, or read positions before the nodes?"
         )
-    return Graph(seen, require_finite("The metric", value), calls, dropped)
+    return Graph(seen, onwards, require_finite("The metric", value), calls, dropped)
+
+
+@contextmanager
+def observing(
+    model: nn.Module, points: Sequence[HookPoint], seen: dict[Place, Tensor]
+) -> Iterator[None]:
+    """What modules receive at points of the side `in` is put into `seen`, with its graph."""
+
+    def watch(point: HookPoint) -> Any:
+        def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen[point] = first_argument(point, args, kwargs)[1]
+
+        return see
+
+    assert all(point.side == "in" for point in points)
+    handles = [
+        find_module(model, p).register_forward_pre_hook(watch(p), with_kwargs=True) for p in points
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -60,19 +60,22 @@ class Latents:
         read, written = self.read_and_written(model)
         self.check_fit(read, clean[read], self.dictionary.d_in)
         self.check_fit(written, clean[written], self.dictionary.d_out)
-        x, y, x2, y2 = (rows_of(t[p]) for t in (clean, corrupted) for p in (read, written))
-        dtype = self.dictionary.W_dec.dtype
+        device, dtype = self.dictionary.W_dec.device, self.dictionary.W_dec.dtype
+        keep = pairs.keep.to(device)
+        x, y, x2, y2 = (
+            rows_of(t[p]).to(device) for t in (clean, corrupted) for p in (read, written)
+        )
         a, a_hat = self.dictionary.reconstruct(x.to(dtype))
         b, b_hat = self.dictionary.reconstruct(x2.to(dtype))
-        shape = (*pairs.keep.shape, -1)
-        nodes: list[Nodes] = [self._latents(written, a, b, pairs.keep)]
+        shape = (*keep.shape, -1)
+        nodes: list[Nodes] = [self._latents(written, a, b, keep)]
         if self.errors:
             change = ((y2 - b_hat) - (y - a_hat)).view(shape)
-            nodes.append(DenseNodes(written, "error", change, pairs.keep, each_position=True))
+            nodes.append(DenseNodes(written, "error", change, keep, each_position=True))
             skipped = self.dictionary.skipped(x2 - x)
             if skipped is not None:
                 change = skipped.view(shape)
-                nodes.append(DenseNodes(written, "skip", change, pairs.keep, each_position=True))
+                nodes.append(DenseNodes(written, "skip", change, keep, each_position=True))
         return nodes
 
     def _latents(self, place: Place, clean: Encoded, corrupted: Encoded, keep: Tensor) -> Nodes:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bathyscope.attribution.nodes.contrast import Contrast, Scores, require_slope
+from bathyscope.attribution.nodes.contrasts import Contrast, Scores, require_slope
 from bathyscope.attribution.nodes.forward import graph_of, traced
 from bathyscope.attribution.nodes.metrics import evaluated, wide
 from bathyscope.attribution.nodes.pairs import repeated
@@ -59,7 +59,7 @@ def completeness_gap(contrast: Contrast, scores: Scores, place: Place) -> Tensor
     summed = torch.zeros_like(total)
     for nodes, values in zip(contrast.nodes, scores.values, strict=True):
         if nodes.place == place:
-            summed.index_add_(0, nodes.table.pair, values.to(summed.dtype))
+            summed.index_add_(0, nodes.table.pair.to(summed.device), values.to(summed))
     return summed - total
 
 
@@ -70,10 +70,12 @@ def _mean_gradient(contrast: Contrast, place: Place, steps: int, rows: int) -> T
     total: Tensor | None = None
     for first in range(0, steps, per_forward):
         part = alphas[first : first + per_forward]
-        graph = graph_of(
-            contrast.model, repeated(contrast.pairs.clean, len(part)), [place], contrast.metric,
-            pairs=size, changes={place: _moved(contrast, place, part)},
-        )  # fmt: skip
+        inputs = repeated(contrast.pairs.clean, len(part))
+        with contrast.resumed(place, len(part)):
+            graph = graph_of(
+                contrast.model, inputs, [place], contrast.metric, pairs=size,
+                changes={place: _moved(contrast, place, part)},
+            )  # fmt: skip
         found = graph.gradients([place])[place]
         found = found.to(wide(found))
         summed = found.view(len(part), size, *found.shape[1:]).sum(0)
@@ -85,7 +87,7 @@ def _mean_gradient(contrast: Contrast, place: Place, steps: int, rows: int) -> T
 def _moved(contrast: Contrast, place: Place, alphas: list[float]) -> Change:
     """x + α (x' - x) at kept positions, for one α per copy of the batch."""
     change = contrast.corrupted.tensors[place] - contrast.clean.tensors[place]
-    keep = contrast.pairs.keep
+    keep = contrast.pairs.keep.to(change.device)
     change = change * keep.view(*keep.shape, *[1] * (change.ndim - 2))
     moves = torch.cat([alpha * change for alpha in alphas])
     return lambda x: x.detach() + moves.to(x.dtype)

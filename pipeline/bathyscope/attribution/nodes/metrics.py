@@ -31,7 +31,8 @@ def make_metric(name: str, pairs: Pairs, clean_logits: Tensor) -> Metric:
     """
     if name not in NAMES:
         raise ConfigError(f"metric is {name!r}. Choose one of {', '.join(NAMES)}, or a function.")
-    last = pairs.last
+    # A model that is spread over devices has its logits on the last one.
+    last = pairs.last.to(clean_logits.device)
     rows = torch.arange(len(last), device=last.device)
 
     def at_last(logits: Tensor) -> Tensor:
@@ -40,10 +41,10 @@ def make_metric(name: str, pairs: Pairs, clean_logits: Tensor) -> Metric:
     if name == "kl":
         log_p = torch.log_softmax(at_last(clean_logits).detach(), -1)
         return lambda logits: _kl(log_p, torch.log_softmax(at_last(logits), -1))
-    answers = _needed(name, "answers", pairs.answers)
+    answers = _needed(name, "answers", pairs.answers).to(last.device)
     if name == "log_probability":
         return lambda logits: torch.log_softmax(at_last(logits), -1)[rows, answers]
-    wrong = _needed(name, "wrong", pairs.wrong)
+    wrong = _needed(name, "wrong", pairs.wrong).to(last.device)
     return lambda logits: at_last(logits)[rows, answers] - at_last(logits)[rows, wrong]
 
 

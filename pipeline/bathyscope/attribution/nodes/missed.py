@@ -20,7 +20,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from bathyscope.attribution.nodes.bound import Nodes
-from bathyscope.attribution.nodes.contrast import Contrast, Scores
+from bathyscope.attribution.nodes.contrasts import Contrast, Scores
 from bathyscope.attribution.nodes.exact import exact_effects
 from bathyscope.attribution.nodes.forward import traced
 from bathyscope.attribution.nodes.metrics import evaluated

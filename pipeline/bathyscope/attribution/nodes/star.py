@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bathyscope.attribution.nodes.bound import DenseNodes, Nodes
-from bathyscope.attribution.nodes.contrast import Contrast, Scores, require_slope
+from bathyscope.attribution.nodes.contrasts import Contrast, Scores, require_slope
 from bathyscope.attribution.nodes.forward import Graph, graph_of
 from bathyscope.attribution.nodes.metrics import wide
 from bathyscope.attribution.nodes.places import Place, in_stream, place_of

@@ -1,11 +1,12 @@
 """A contrast: a model, pairs, a metric and nodes, with both forwards run once.
 
-Every method (`exact.py`, `linear.py`, `atp_star.py`) takes one and returns `Scores`.
+Every method (`exact.py`, `linear.py`, `star.py`) takes one and returns `Scores`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +17,10 @@ from bathyscope.attribution.nodes.forward import Trace, require_context, traced
 from bathyscope.attribution.nodes.metrics import Metric, evaluated, make_metric, require_finite
 from bathyscope.attribution.nodes.node_sets import NodeSet
 from bathyscope.attribution.nodes.pairs import Pairs
-from bathyscope.attribution.nodes.places import Place
+from bathyscope.attribution.nodes.places import Place, place_of
 from bathyscope.errors import ConfigError
+from bathyscope.models.hook_points import layer_numbers
+from bathyscope.models.resume import blocks_return_tuple, resumed
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,30 @@ class Contrast:
     """[pairs], at least float32."""
     corrupted_metric: Tensor
     """[pairs], at least float32."""
+    streams: dict[int, Tensor]
+    """Layer -> the clean stream before it, for the layers of nodes that have others before them."""
+    blocks_return_tuple: bool
 
     @property
     def num_nodes(self) -> int:
         """Of all sets and pairs."""
         return sum(len(nodes.table) for nodes in self.nodes)
+
+    @contextmanager
+    def resumed(self, place: Place, groups: int) -> Iterator[None]:
+        """Forwards of the clean pairs, `groups` times over, start at the block of a place.
+
+        What comes before it is the same in all of them. Where the block is not known they start at
+        the beginning.
+        """
+        stream = None if place.layer is None else self.streams.get(place.layer)
+        if stream is None or place.layer is None:
+            yield
+            return
+        hidden = stream.repeat(groups, 1, 1)
+        tuples = self.blocks_return_tuple
+        with resumed(self.model, place.layer, hidden, returns_tuple=tuples):
+            yield
 
     @property
     def places(self) -> list[Place]:
@@ -74,7 +96,11 @@ class Scores:
 
     def flat(self) -> Tensor:
         """All scores, set by set [nodes]."""
-        return torch.cat(self.values) if self.values else torch.empty(0)
+        return (
+            torch.cat([v.to(self.values[0].device) for v in self.values])
+            if self.values
+            else torch.empty(0)
+        )
 
     def top(self, count: int) -> list[Node]:
         """The nodes with the largest absolute scores; equals in the order of the nodes."""
@@ -107,7 +133,11 @@ def contrast(
     """
     require_context(model, pairs.positions)
     places = list(dict.fromkeys(p for nodes in node_sets for p in nodes.places(model)))
-    clean = traced(model, pairs.clean, places)
+    starts = _starts(model, places)
+    returned: list[bool] = []
+    with blocks_return_tuple(model, returned):
+        clean = traced(model, pairs.clean, [*places, *starts.values()])
+    streams = {layer: clean.tensors[start] for layer, start in starts.items()}
     corrupted = traced(model, pairs.corrupted, places)
     for trace, which in ((clean, "clean"), (corrupted, "corrupted")):
         for place, tensor in trace.tensors.items():
@@ -123,7 +153,17 @@ def contrast(
         for node_set in node_sets
         for bound in node_set.bind(model, clean.tensors, corrupted.tensors, pairs)
     ]
-    return Contrast(model, pairs, of, name, nodes, clean, corrupted, values[0], values[1])
+    return Contrast(
+        model, pairs, of, name, nodes, clean, corrupted, values[0], values[1], streams,
+        blocks_return_tuple=any(returned),
+    )  # fmt: skip
+
+
+def _starts(model: nn.Module, places: Sequence[Place]) -> dict[int, Place]:
+    """Layer -> its input, for the layers of places that have others before them."""
+    held = layer_numbers(model)
+    layers = {p.layer for p in places if p.layer is not None and p.layer in held[1:]}
+    return {layer: place_of(model, f"resid_pre.{layer}") for layer in sorted(layers)}
 
 
 def require_slope(contrast: Contrast, method: str) -> None:

@@ -1,0 +1,105 @@
+"""attribute: a graph for each prompt, a table of them, and whether they can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bathyscope.commands.progress import Screen
+from bathyscope.commands.run import Record, Step, carry_out
+from bathyscope.commands.text_table import text_table
+from bathyscope.config import Config
+from bathyscope.runs.run import GRAPHS, Run
+from bathyscope.stages.attribute import names_of
+from bathyscope.stages.prompts import read_prompts
+from bathyscope.values import Json
+
+_TEXT = 28
+
+
+def attribute(
+    config: Config,
+    say: Callable[[str], None],
+    *,
+    resolved: Json | None = None,
+    overrides: Sequence[str] = (),
+) -> bool:
+    """Make the graphs and print their figures; whether every bound of the settings holds."""
+    prompts, names = read_prompts(config), names_of(config, Run(config.url))
+    longest = max(len(prompt.tokens) for prompt in prompts)
+    shown = ", ".join(names[:4]) + (f" … {names[-1]}" if len(names) > 4 else "")
+    say(f"attribute  {len(prompts)} prompts of up to {longest} tokens with {shown}")
+    record = Record(config.url, resolved or {}, overrides, "attribute")
+    step = Step("attribute", "attribute", config)
+    carry_out(config, [step], record=record, screen=Screen())
+    rows = Run(config.url).graphs(config.attribute.name)["prompts"]
+    say(table(rows))
+    say(f"graphs: {config.url.rstrip('/')}/{GRAPHS}/{config.attribute.name}")
+    broken = broken_bounds(config, rows)
+    for line in broken:
+        say(line)
+    return not broken
+
+
+def table(rows: Sequence[Json]) -> str:
+    """The figures of each prompt as lines of text with aligned columns."""
+    head = ["prompt", "tokens", "latents", "kept", "replacement", "complete", "pruned", "missing",
+            "frozen", "Pearson", "Spearman", "s"]  # fmt: skip
+    cells = [head]
+    for row in rows:
+        trust = row.get("trust") or {}
+        logits = trust.get("logits") or {}
+        cells.append(
+            [
+                _cut(row["text"]),
+                str(row["tokens"]),
+                f"{row['latents']:,}",
+                f"{row['kept_latents']:,}",
+                _share(row["replacement"]),
+                _share(row["completeness"]),
+                _share(row["pruned"]["replacement"]),
+                f"{row['missing']:.0e}",
+                _number(trust.get("frozen_error"), ".0e"),
+                _number(logits.get("pearson"), ".2f"),
+                _number(logits.get("spearman"), ".2f"),
+                f"{row['seconds']:.0f}",
+            ]
+        )
+    return text_table(cells)
+
+
+def broken_bounds(config: Config, rows: Sequence[Json]) -> list[str]:
+    """A line for each prompt and bound of the settings that it breaks."""
+    settings = config.attribute
+    found = []
+    for row in rows:
+        trust = row.get("trust")
+        if trust is None:
+            continue
+        frozen, pearson = trust["frozen_error"], trust["logits"]["pearson"]
+        if frozen is None or frozen > settings.most_frozen_error:
+            found.append(
+                f"BROKEN {row['prompt']}: edges and the frozen model differ by "
+                f"{_number(frozen, '.2g')}, and "
+                f"attribute.most_frozen_error is {settings.most_frozen_error:g}. The graph is not "
+                "what it claims to be."
+            )
+        least = settings.least_pearson
+        if least is not None and (pearson is None or pearson < least):
+            found.append(
+                f"BROKEN {row['prompt']}: expected and real changes of logits correlate with "
+                f"{_number(pearson, '.2f')}, and attribute.least_pearson is {least:g}."
+            )
+    return found
+
+
+def _cut(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _TEXT else f"…{text[1 - _TEXT :]}"
+
+
+def _share(value: float | None) -> str:
+    return _number(value, ".3f")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,49 @@
+"""Attribution graphs of prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bathyscope.config.option import not_negative, option, positive
+
+
+@dataclass
+class AttributeConfig:
+    """What `bathyscope attribute` makes of prompts."""
+
+    name: str = option("main", "folder in graphs/ of the run")
+    prompts: Any = option(
+        [], "a text, a list of texts, or a .jsonl file with a text, an id and logits per line"
+    )
+    text_key: str = option("text", "key of the text in that file")
+    dictionaries: list[str] = option(
+        [], "transcoders by name, or by a pattern such as tc-layer*; none takes all of the run"
+    )
+    separator: bool = option(
+        True, "put the token that parts documents before each prompt, as training text has it"
+    )
+    logit_probability: float = positive(
+        0.95, "probability that the explained next tokens reach together"
+    )
+    most_logits: int = positive(10, "next tokens that are explained, at most")
+    most_latents: int = positive(
+        7500, "latents that are nodes, the most influential; the others count as error"
+    )
+    row_share: float = option(
+        1.0, "share of a row's mass that is kept, such as 0.999, with bounds; 1 keeps every edge"
+    )
+    memory_bytes: int = positive(8 * 2**30, "for gradients and edges of one graph")
+    node_threshold: float = not_negative(0.8, "share of influence that pruning keeps in nodes")
+    edge_threshold: float = not_negative(0.98, "share of the edges' scores that pruning keeps")
+    trust_sample: int = not_negative(
+        32, "latents that are taken away to compare what changes with the graph; 0: none"
+    )
+    trust_batch: int = positive(8, "of these, how many go through the model at once")
+    most_frozen_error: float = positive(
+        1e-3, "the command fails where edges and the frozen model differ by more"
+    )
+    least_pearson: float | None = option(
+        None, "the command fails where expected and real changes of logits correlate less"
+    )
+    seed: int = not_negative(0, "which latents are taken away, beside the most influential")

@@ -1,0 +1,221 @@
+"""attribute: the attribution graph of each prompt, with what it can be trusted for.
+
+A prompt is a unit, so workers share prompts and an interrupted command goes on.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from bathyscope.attribution.graphs.build import GraphSettings, attribution_graph
+from bathyscope.attribution.graphs.columns import Places, places_of
+from bathyscope.attribution.graphs.order import order_of
+from bathyscope.attribution.graphs.prune import prune
+from bathyscope.attribution.graphs.trust import graph_trust
+from bathyscope.config import Config
+from bathyscope.dictionaries.kinds import AnyDictionary
+from bathyscope.errors import ConfigError
+from bathyscope.models.load import LoadedModel
+from bathyscope.runs.run import DICTIONARIES, GRAPHS, Run
+from bathyscope.runs.work import Begun, Work
+from bathyscope.runs.work import finish as publish
+from bathyscope.stages.graph_figures import DEFINITIONS, figures_of
+from bathyscope.stages.graph_files import Naming, columns_of, write_files, write_index
+from bathyscope.stages.model import describe_model, load_whole
+from bathyscope.stages.prompts import Prompt, check_lengths, read_prompts
+from bathyscope.stages.stage import Guard, Outcome
+from bathyscope.stores.objects import Objects
+from bathyscope.values import Json, Receipt, Unit, UnitPlan
+
+NAME = "attribute"
+SEMANTICS = 1
+TRANSCODERS = ("transcoder", "skip_transcoder", "cross_layer_transcoder")
+_NOT_IDENTITY = ("name", "prompts", "text_key", "dictionaries", "memory_bytes", "trust_batch",
+                 "most_frozen_error", "least_pearson")  # fmt: skip
+"""What graphs do not depend on, or what the identity has in another form."""
+
+
+@dataclass
+class Context:
+    """The model, its transcoders, and the prompts."""
+
+    config: Config
+    loaded: LoadedModel
+    dictionaries: dict[str, AnyDictionary]
+    prompts: list[Prompt]
+    objects: Objects
+    segment: str
+    identity: Json
+
+    def naming(self, places: Places) -> Naming:
+        """What files say of where a graph comes from."""
+        name = self.config.model.repo or self.config.model.path or self.config.model.kind
+        return Naming(name, self.loaded.tokenizer, places, self.identity, self.config.attribute)
+
+
+def in_float32(config: Config) -> Config:
+    """The same, in float32 where nothing else is asked for: rows then add up to seven digits."""
+    if config.model.dtype != "auto":
+        return config
+    return replace(config, model=replace(config.model, dtype="float32"))
+
+
+def names_of(config: Config, run: Run) -> list[str]:
+    """The transcoders of the run that are meant. Raises `ConfigError` where there are none."""
+    there = list(run.dictionaries)
+    wanted = config.attribute.dictionaries
+    transcoders = [name for name in there if _is_transcoder(run, name)]
+    if not wanted:
+        found = transcoders
+    else:
+        found = [n for n in there if any(fnmatch.fnmatchcase(n, p) for p in wanted)]
+    if not found:
+        asked = f"None is called {', '.join(wanted)}. " if wanted else ""
+        raise ConfigError(
+            f"{run.url} has no transcoders to attribute with. {asked}It has: "
+            f"{', '.join(there) or 'no dictionary'}. Train some, as docs/attribution.md shows."
+        )
+    return found
+
+
+def units(config: Config) -> Work:
+    """A unit for each prompt, identified by the model, the dictionaries and the settings.
+
+    Raises `ConfigError` for weights that are to be offloaded, and what `read_prompts` and
+    `names_of` raise.
+    """
+    config = in_float32(config)
+    _check_placement(config)
+    run = Run(config.url)
+    prompts, names = read_prompts(config), names_of(config, run)
+    model = describe_model(config)
+    check_lengths(prompts, model.shape.context_length)
+    identity: Json = {
+        "stage": NAME,
+        "semantics": SEMANTICS,
+        "model": model.digest(config),
+        "dtype": model.dtype_name,
+        "prompts": [[p.id, list(p.tokens), list(p.logits)] for p in prompts],
+        "dictionaries": {
+            name: run.manifest(f"{DICTIONARIES}/{name}").facts["weights_digest"] for name in names
+        },
+        **{k: v for k, v in vars(config.attribute).items() if k not in _NOT_IDENTITY},
+    }
+    plan = UnitPlan((("all", 0, len(prompts)),), 1)
+    return Work(
+        NAME,
+        f"{GRAPHS}/{config.attribute.name}",
+        identity,
+        plan,
+        unit_name="prompts",
+        hint="Choose another attribute.name to keep both, or pass force=true to replace it.",
+    )
+
+
+def _check_placement(config: Config) -> None:
+    if config.model.offload_folder is not None or "cpu" in config.model.max_memory:
+        raise ConfigError(
+            "Weights may be offloaded (model.offload_folder or model.max_memory.cpu), and "
+            "attribution takes gradients through all of them. Leave both out, and spread the model "
+            "over more GPUs with model.device_map=auto."
+        )
+
+
+def open(config: Config, work: Work) -> Context:
+    """The model, whole, and the dictionaries on its device."""
+    config = in_float32(config)
+    run, loaded = Run(config.url), load_whole(config)
+    dictionaries = {
+        name: run.dictionaries[name].to(loaded.input_device) for name in names_of(config, run)
+    }
+    objects = Objects(config.url).at(work.artifact)
+    prompts = read_prompts(config)
+    return Context(config, loaded, dictionaries, prompts, objects, work.segment.name, work.identity)
+
+
+def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
+    """Make, prune and check the graph of a prompt, and write its files."""
+    prompt, settings = context.prompts[unit.start], context.config.attribute
+    model, device = context.loaded.model, context.loaded.input_device
+    started = time.monotonic()
+    found = attribution_graph(
+        model,
+        context.dictionaries,
+        torch.tensor(prompt.tokens, device=device),
+        settings=graph_settings(context.config, prompt),
+        progress=lambda done: guard.progress(0.8 * done, "rows"),
+    )
+    guard.check()
+    order = order_of(found.graph)
+    pruned = prune(
+        found.graph,
+        node_threshold=settings.node_threshold,
+        edge_threshold=settings.edge_threshold,
+        order=order,
+    )
+    figures: Json = {
+        "prompt": prompt.id,
+        "text": prompt.text,
+        "tokens": len(prompt.tokens),
+        **figures_of(found, pruned, order),
+    }
+    if settings.trust_sample:
+        guard.progress(0.85, "trust")
+        trust = graph_trust(
+            model,
+            found,
+            pruned.influence.nodes,
+            sample=settings.trust_sample,
+            batch=settings.trust_batch,
+            seed=settings.seed,
+            check=guard.check,
+        )
+        figures["trust"] = trust.to_json()
+    figures["seconds"] = round(time.monotonic() - started, 2)
+    guard.check()
+    naming = context.naming(places_of(model, found.nodes))
+    columns = columns_of(found, pruned, order, naming)
+    metadata = write_files(context.objects, context.segment, prompt, columns, figures, naming)
+    return Outcome(valid=1, figures={**figures, "slug": metadata["slug"], "metadata": metadata})
+
+
+def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
+    """Put the figures of all prompts into one table and publish."""
+    rows = [dict(receipts[index].figures) for index in sorted(receipts)]
+    segment = begun.work.segment.name
+    folder = write_index(begun.objects, segment, [row.pop("metadata") for row in rows])
+    key = f"results.{segment}.json"
+    begun.objects.put(key, _json({"prompts": rows, "definitions": DEFINITIONS}))
+    facts: Json = {"results_key": key, "prompts": len(rows), "viewer_folder": folder,
+                   "tables_folder": f"tables/{segment}"}  # fmt: skip
+    publish(begun, facts)
+    return facts
+
+
+def _json(value: Json) -> bytes:
+    return json.dumps(value, indent=1, allow_nan=False).encode()
+
+
+def _is_transcoder(run: Run, name: str) -> bool:
+    facts = run.manifest(f"{DICTIONARIES}/{name}").facts
+    described = json.loads(run.objects.at(f"{DICTIONARIES}/{name}").get(facts["config_key"]))
+    return bool(described["kind"] in TRANSCODERS)
+
+
+def graph_settings(config: Config, prompt: Prompt) -> GraphSettings:
+    """What of a prompt becomes a graph."""
+    settings = config.attribute
+    return GraphSettings(
+        logit_tokens=prompt.logits,
+        logit_probability=settings.logit_probability,
+        most_logits=settings.most_logits,
+        most_latents=settings.most_latents,
+        row_share=None if settings.row_share == 1 else settings.row_share,
+        memory_bytes=settings.memory_bytes,
+    )
