@@ -21,7 +21,7 @@ from bathyscope.attribution.interventions.reference import with_reference
 from bathyscope.attribution.interventions.report import Continuation, HeldOut, Report, Variant
 from bathyscope.attribution.interventions.specs import intervention_of
 from bathyscope.config import Config
-from bathyscope.errors import ConfigError, ModelError
+from bathyscope.errors import ConfigError, MissingArtifact, ModelError
 from bathyscope.metrics.splice import CLEAN, DocumentLosses
 from bathyscope.models.families import family_of
 from bathyscope.models.tokenizers import END_OF_TEXT, load_tokenizer, token_strings
@@ -31,6 +31,7 @@ from bathyscope.stages.masks import kept
 from bathyscope.stages.model import ModelFacts, describe_model, load_whole
 from bathyscope.stages.model_check import check_digest, check_tokenizer
 from bathyscope.stages.recorded import recorded_config
+from bathyscope.stores.manifests import latest
 from bathyscope.values import HELD_OUT, TRAIN
 
 Wanted = Intervention | Mapping[str, Any]
@@ -127,7 +128,14 @@ def _described(run: Run, config: Config) -> ModelFacts:
             f"{facts.name} is of type {facts.hf.model_type}, which predicts no next token. "
             "Interventions on a run take a language model."
         )
-    check_digest(run.manifest(ACTIVATIONS).identity, config, facts)
+    # Not only a complete one: a stream takes rows away again, and its record stays.
+    harvested = latest(run.objects.at(ACTIVATIONS))
+    if harvested is None:
+        raise MissingArtifact(
+            f"{run.url} has no {ACTIVATIONS}, so it is not known which model it was made with. "
+            "Run the harvest, or `bathyscope run` for all stages."
+        )
+    check_digest(harvested.identity, config, facts)
     check_tokenizer(facts.folder, run.corpus.identity)
     return facts
 

@@ -23,7 +23,7 @@ class InterveneConfig:
         [], "strengths to steer by, values to clamp to, or factors: a variant for each"
     )
     positions: Any = option(
-        "all", "where: all, prompt, generated, or [0,-1] (from the prompt's end where negative)"
+        "all", "where: all, prompt, generated, or [0,-1], from the prompt's end where negative"
     )
     also: list[dict[str, Any]] = option(
         [],
