@@ -6,7 +6,8 @@ from bathyscope.attribution.graphs.bounds import score_bounds
 from bathyscope.attribution.graphs.build import AttributionGraph
 from bathyscope.attribution.graphs.order import Order
 from bathyscope.attribution.graphs.prune import Pruned
-from bathyscope.attribution.graphs.scores import Scores, pruned_influence, scores_of
+from bathyscope.attribution.graphs.pruned_scores import pruned_influence, pruned_scores
+from bathyscope.attribution.graphs.scores import Scores, scores_of
 from bathyscope.values import Json
 
 DEFINITIONS = {
@@ -27,7 +28,8 @@ def figures_of(found: AttributionGraph, pruned: Pruned, order: Order) -> Json:
     graph = found.graph
     kept = pruned.nodes[graph.latents]
     scores = scores_of(graph, pruned.influence.nodes)
-    after = scores_of(graph, pruned_influence(graph, order, kept, found.error_of_latent()))
+    folded = pruned_influence(graph, order, kept, found.error_of_latent())
+    after = pruned_scores(graph, order, folded)
     figures: Json = {
         "active_latents": found.num_active,
         "latents": graph.num_latents,
@@ -39,11 +41,12 @@ def figures_of(found: AttributionGraph, pruned: Pruned, order: Order) -> Json:
         "missing": found.missing,
         "replacement": _number(scores.replacement),
         "completeness": _number(scores.completeness),
-        "pruned": _named(after),
+        "pruned": _named(after.found),
     }
     if graph.dropped is not None:
         bounds = score_bounds(graph, order, pruned.influence.nodes)
         figures["bounds"] = {"low": _named(bounds.low), "up": _named(bounds.up)}
+        figures["pruned_bounds"] = {"low": _named(after.low), "up": _named(after.up)}
     return figures
 
 

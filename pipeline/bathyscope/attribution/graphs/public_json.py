@@ -76,7 +76,7 @@ class FeaturePlace(NamedTuple):
     dictionary: str
     latent: int
     layer: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody misses
 
 
 def graph_json(columns: GraphColumns, about: GraphAbout, *, labels: Labels | None = None) -> Json:
