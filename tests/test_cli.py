@@ -297,7 +297,7 @@ def test_ladder_gets_its_group_with_what_was_given(monkeypatch: pytest.MonkeyPat
 
 def test_every_command_is_a_stage_or_known() -> None:
     named = {"run", "plan", "ladder", "verify", "redo", "convert", "stream", "sweep", "fine-tune"}
-    assert set(COMMANDS) == {*named, "intervene", *runs.STAGES}
+    assert set(COMMANDS) == {*named, "attribute", "intervene", *runs.STAGES}
 
 
 def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,8 @@ def _call(command: str, config: Config, record: dict[str, Any], overrides: list[
     if command == "attribute":
         from bathyscope.commands.attribute import attribute
 
-        return 0 if attribute(config, _say, resolved=record, overrides=overrides) else FAILED
+        given = record["attribute"]
+        return 0 if attribute(config, _say, resolved=given, overrides=overrides) else FAILED
     if command == "intervene":
         from bathyscope.commands.intervene import intervene
 

@@ -6,7 +6,14 @@ from dataclasses import Field, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import resources
 
-from bathyscope.config import Config, ConvertConfig, InterveneConfig, RedoConfig, VerifyConfig
+from bathyscope.config import (
+    AttributeConfig,
+    Config,
+    ConvertConfig,
+    InterveneConfig,
+    RedoConfig,
+    VerifyConfig,
+)
 from bathyscope.errors import ConfigError
 
 COMMANDS = {
@@ -34,6 +41,7 @@ OF_A_FOLDER = {
     "verify": ("bathyscope verify RUN [key=value …]", VerifyConfig),
     "redo": ("bathyscope redo ARTIFACT redo.segment=… redo.units=[…]", RedoConfig),
     "convert": ("bathyscope convert FOLDER convert.to=FOLDER convert.format=…", ConvertConfig),
+    "attribute": ("bathyscope attribute RUN attribute.prompts=['…']", AttributeConfig),
     "intervene": (
         "bathyscope intervene RUN intervene.prompt='…' intervene.latents=[…] intervene.values=[…]",
         InterveneConfig,

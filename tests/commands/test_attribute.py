@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,12 @@ def run_config(
     )  # fmt: skip
     for n in layers:
         one = changed(config, dictionary__layer=n, dictionary__name=f"t{n}")
-        run_stages(one, stages=["corpus", "harvest", "train"])
+        run_stages(one, stages=["corpus", "harvest", "train"], resolved=asdict(one))
     clt = changed(
         config, dictionary__kind="cross_layer_transcoder", dictionary__name="clt",
         dictionary__inputs=points[:2], dictionary__outputs=points[2:],
     )  # fmt: skip
-    run_stages(clt, stages=["train"])
+    run_stages(clt, stages=["train"], resolved=asdict(clt))
     return config
 
 
@@ -162,8 +162,16 @@ def test_a_file_that_cannot_be_read(
 
 
 def test_offloaded_weights_are_refused(run_config: Config) -> None:
-    config = changed(
-        run_config, attribute__name="away", model__device_map="auto", model__offload_folder="x"
-    )
+    config = changed(run_config, attribute__name="away", model__offload_folder="x")
     with pytest.raises(ConfigError, match=r"Weights may be offloaded"):
-        attribute(config, lambda _: None)
+        attribute(config, lambda _: None, overrides=["model.offload_folder=x"])
+
+
+def test_the_record_still_says_how_the_run_was_made(run_config: Config) -> None:
+    before = Run(run_config.url).record["config"]
+    attributed(run_config)
+    after = Run(run_config.url).record
+    assert {k: v for k, v in after["config"].items() if k != "attribute"} == {
+        k: v for k, v in before.items() if k != "attribute"
+    }
+    assert after["history"][-1]["command"] == "attribute"

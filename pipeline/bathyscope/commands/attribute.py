@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from bathyscope.commands.progress import Screen
 from bathyscope.commands.run import Record, Step, carry_out
@@ -11,6 +12,7 @@ from bathyscope.config import Config
 from bathyscope.runs.run import GRAPHS, Run
 from bathyscope.stages.attribute import names_of
 from bathyscope.stages.prompts import read_prompts
+from bathyscope.stages.recorded import with_given_model
 from bathyscope.values import Json
 
 _TEXT = 28
@@ -23,12 +25,26 @@ def attribute(
     resolved: Json | None = None,
     overrides: Sequence[str] = (),
 ) -> bool:
-    """Make the graphs and print their figures; whether every bound of the settings holds."""
-    prompts, names = read_prompts(config), names_of(config, Run(config.url))
+    """Make the graphs and print their figures; whether every bound of the settings holds.
+
+    Model and hook points are those of the run's record, with the settings of `model` that
+    `overrides` name in their place. Raises `ConfigError` and `IdentityMismatch` before the model
+    is loaded.
+    """
+    run = Run.open(config.url)
+    recorded: Json = run.record["config"]
+    config = replace(
+        with_given_model(config, run, overrides),
+        force=config.force,
+        attribute=config.attribute,
+        cluster=config.cluster,
+    )
+    prompts, names = read_prompts(config), names_of(config, run)
     longest = max(len(prompt.tokens) for prompt in prompts)
     shown = ", ".join(names[:4]) + (f" … {names[-1]}" if len(names) > 4 else "")
     say(f"attribute  {len(prompts)} prompts of up to {longest} tokens with {shown}")
-    record = Record(config.url, resolved or {}, overrides, "attribute")
+    # The record of a run says how it was made: of this command it gets its own settings alone.
+    record = Record(config.url, {**recorded, "attribute": resolved}, overrides, "attribute")
     step = Step("attribute", "attribute", config)
     carry_out(config, [step], record=record, screen=Screen())
     rows = Run(config.url).graphs(config.attribute.name)["prompts"]

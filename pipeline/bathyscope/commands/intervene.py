@@ -13,7 +13,7 @@ from bathyscope.commands.interventions import Options, Variants, intervene_on_ru
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError, MissingArtifact
 from bathyscope.runs.run import Run
-from bathyscope.stages.recorded import recorded_config
+from bathyscope.stages.recorded import with_given_model
 from bathyscope.values import Json
 
 _VALUED = ("steer", "clamp", "scale")
@@ -45,7 +45,7 @@ def intervene(config: Config, say: Callable[[str], None], *, overrides: Sequence
         reference_items=settings.reference_items,
         batch_items=settings.batch_items,
     )
-    model = _model_config(config, run, overrides)
+    model = with_given_model(config, run, overrides)
     report = intervene_on_run(run, settings.prompt, variants, options, config=model, say=say)
     for line in lines_of(report, _facts(run, name, settings.latents)):
         say(line)
@@ -87,19 +87,6 @@ def _variants(config: Config) -> Variants:
         f"{settings.change} {value:g}": [{**shared, settings.change: value}, *also]
         for value in settings.values
     }
-
-
-def _model_config(config: Config, run: Run, overrides: Sequence[str]) -> Config:
-    """The run's own configuration with what was given of `model` here."""
-    found = recorded_config(run, cache=config.cache)
-    for word in overrides:
-        key = word.lstrip("+~").partition("=")[0]
-        if key == "model":
-            found.model = config.model
-        elif key.startswith("model."):
-            field = key.split(".")[1]
-            setattr(found.model, field, getattr(config.model, field))
-    return found
 
 
 def _check_writable(to: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -35,6 +36,19 @@ def recorded_config(run: Run, *, cache: str | None = None) -> Config:
     config.hooks = _part(HooksConfig, record.get("hooks", {}), "hooks")
     config.hooks.points = expanded(config.hooks.points)
     return config
+
+
+def with_given_model(config: Config, run: Run, overrides: Sequence[str]) -> Config:
+    """The run's own configuration, with what `overrides` name of `model` taken from `config`."""
+    found = recorded_config(run, cache=config.cache)
+    for word in overrides:
+        key = word.lstrip("+~").partition("=")[0]
+        if key == "model":
+            found.model = config.model
+        elif key.startswith("model."):
+            field = key.split(".")[1]
+            setattr(found.model, field, getattr(config.model, field))
+    return found
 
 
 def _part(kind: type[Part], record: Json, group: str) -> Part:
