@@ -5,11 +5,11 @@
 
 Synthetic graphs: 12 layers, 64 positions, 5 logits, edges from all earlier layers and positions up
 to the target's own, heavy-tailed weights that fall with distance. Rows are made in blocks, each
-with a seed of its own, and given to the row writer as dense blocks, as gradients would be; no array
-is nodes squared. Each graph has a process of its own. `peak_bytes` is all that this process held,
-the interpreter, torch and the rows' blocks included; `seconds` are those of order, influence,
-pruning and scores, and of the bounds where rows are truncated. A result that is in FILE is not
-measured again. 0 nodes leaves a graph out.
+with a seed of its own, and given to the row writer; no array is nodes squared. Each graph has a
+process of its own. `peak_bytes` is all that this process held, the interpreter, torch and the
+blocks included; `seconds` are those of order, influence, pruning and scores, and of the bounds
+where rows are truncated. A result that is in FILE is not measured again. 0 nodes leaves a graph
+out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,7 +40,16 @@ from bench import conclude
 LAYERS, POSITIONS, LOGITS = 12, 64, 5
 ERRORS = LAYERS * POSITIONS
 EXACT, TRUNCATED = "exact", "truncated"
-BLOCK_ENTRIES = 2**24
+BLOCK_ENTRIES = 2**20
+
+
+class Rows(NamedTuple):
+    """Rows of some targets, one after the other."""
+
+    targets: Tensor
+    lengths: Tensor
+    columns: Tensor
+    values: Tensor
 
 
 class Synthetic:
@@ -51,41 +60,52 @@ class Synthetic:
         self.num_latents = nodes - ERRORS - POSITIONS - LOGITS
         if self.num_latents < 1:
             raise SystemExit(f"{nodes} nodes: wanted more than {nodes - self.num_latents}.")
-        self.num_sources = nodes - LOGITS
         self.density, self.seed = density, seed
-        latents = np.sort(rng.integers(0, LAYERS, self.num_latents))
-        positions = rng.integers(0, POSITIONS, self.num_latents)
-        every = np.arange(POSITIONS)
-        self.layer = self._nodes(latents, np.repeat(np.arange(LAYERS), POSITIONS), -1, LAYERS)
-        self.position = self._nodes(positions, np.tile(every, LAYERS), every, POSITIONS - 1)
+        self.layer = np.sort(rng.integers(0, LAYERS, self.num_latents))
+        self.position = rng.integers(0, POSITIONS, self.num_latents)
+        self.logits = nodes - LOGITS + np.arange(LOGITS)
         p = np.sort(rng.random(LOGITS))[::-1]
         self.p = (0.95 * p / p.sum()).astype(np.float32)
+        # Sources of the targets at a position: those of earlier layers are the first of each kind.
+        of_errors = np.tile(np.arange(POSITIONS), LAYERS)
+        self._latents = [np.flatnonzero(self.position <= p) for p in range(POSITIONS)]
+        self._errors = [np.flatnonzero(of_errors <= p) for p in range(POSITIONS)]
+        self._at = np.concatenate([self.position, of_errors, np.arange(POSITIONS)])
+        self._first = np.searchsorted(self.layer, np.arange(LAYERS + 1))
 
-    def _nodes(self, latents: Any, errors: Any, tokens: Any, logits: Any) -> NDArray[np.int8]:
-        tokens = np.broadcast_to(tokens, POSITIONS)
-        parts = [latents, errors, tokens, np.broadcast_to(logits, LOGITS)]
-        return np.concatenate(parts).astype(np.int8)
-
-    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Targets and their dense rows."""
-        nodes = np.concatenate([np.arange(self.num_latents), self.num_sources + np.arange(LOGITS)])
-        rows = max(1, BLOCK_ENTRIES // self.num_sources)
-        for number, start in enumerate(range(0, len(nodes), rows)):
-            some = nodes[start : start + rows]
+    def blocks(self) -> Iterator[Rows]:
+        """All rows, some at a time; each block has a seed of its own."""
+        targets = np.concatenate([np.arange(self.num_latents), self.logits])
+        per_row = max(1, int(len(targets) * self.density / 4))
+        step = max(1, BLOCK_ENTRIES // per_row)
+        for number, start in enumerate(range(0, len(targets), step)):
+            some = targets[start : start + step]
             rng = np.random.default_rng([self.seed, number])
-            block = np.zeros((len(some), self.num_sources), dtype=np.float32)
-            for row, target in zip(block, some.tolist(), strict=True):
-                self._fill(row, target, rng)
-            yield torch.from_numpy(some), torch.from_numpy(block)
+            rows = [self._row(target, rng) for target in some.tolist()]
+            columns, values = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+            lengths = np.array([len(row[0]) for row in rows])
+            yield Rows(*map(torch.from_numpy, (some, lengths, columns, values)))
 
-    def _fill(self, row: NDArray[np.float32], target: int, rng: np.random.Generator) -> None:
-        layer, position = self.layer[: len(row)], self.position[: len(row)]
-        before = (layer < self.layer[target]) & (position <= self.position[target])
-        sources = np.flatnonzero(before)
-        sources = sources[rng.random(len(sources), dtype=np.float32) < self.density]
-        distance = self.position[target] - position[sources]
-        size = np.exp(1.5 * rng.standard_normal(len(sources), dtype=np.float32) - 0.1 * distance)
-        row[sources] = rng.standard_normal(len(sources), dtype=np.float32) * size
+    def _row(self, target: int, rng: np.random.Generator) -> tuple[Any, Any]:
+        is_latent = target < self.num_latents
+        layer = self.layer[target] if is_latent else LAYERS
+        position = self.position[target] if is_latent else POSITIONS - 1
+        latents, errors = self._latents[position], self._errors[position]
+        earlier = np.searchsorted(latents, self._first[layer])
+        errors = self.num_latents + errors[: layer * (position + 1)]
+        tokens = self.num_latents + ERRORS + np.arange(position + 1)
+        sources = np.concatenate([latents[:earlier], errors, tokens])
+        sources = sources[self._chosen(len(sources), rng)]
+        size = np.exp(1.5 * rng.standard_normal(len(sources), dtype=np.float32))
+        size *= np.exp(-0.1 * (position - self._at[sources])).astype(np.float32)
+        return sources, rng.standard_normal(len(sources), dtype=np.float32) * size
+
+    def _chosen(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Places of 0 to count - 1, each with the density as its probability."""
+        expected = count * self.density
+        gaps = rng.geometric(self.density, int(expected + 6 * expected**0.5 + 10))
+        places = np.cumsum(gaps) - 1
+        return places[places < count]
 
 
 def measure(mode: str, nodes: int, density: float) -> dict[str, Any]:
@@ -94,9 +114,9 @@ def measure(mode: str, nodes: int, density: float) -> dict[str, Any]:
     share = SHARE if mode == TRUNCATED else None
     writer = RowWriter(made.num_latents, ERRORS, POSITIONS, LOGITS, share=share)
     started, in_writer = time.perf_counter(), 0.0
-    for some, block in made.blocks():
+    for rows in made.blocks():
         before = time.perf_counter()
-        writer.add(some, block)
+        writer.add_sparse(*rows)
         in_writer += time.perf_counter() - before
     before = time.perf_counter()
     graph = writer.finish(made.p)
