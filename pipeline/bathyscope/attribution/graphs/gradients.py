@@ -69,12 +69,17 @@ def rows(
     latents = nodes.latents
     is_logit = targets >= nodes.num_sources
     logits = targets[is_logit] - nodes.num_sources
-    for chosen in logits.split(batch):
+    for chosen in _batches(logits, batch):
         yield _logit_rows(forward, replacement, nodes, chosen)
     of_latents = targets[~is_logit]
     for number in range(len(nodes.parts)):
-        for chosen in of_latents[latents.part[of_latents] == number].split(batch):
+        for chosen in _batches(of_latents[latents.part[of_latents] == number], batch):
             yield _latent_rows(forward, replacement, nodes, number, chosen)
+
+
+def _batches(targets: Tensor, batch: int) -> tuple[Tensor, ...]:
+    """Splitting no targets would give one empty batch, which has no gradient."""
+    return targets.split(batch) if len(targets) else ()
 
 
 def _logit_rows(
