@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -107,12 +107,12 @@ def feature_details(run: Run, nodes: Columns, *, words: Words) -> Iterator[tuple
             detail = feature_detail(
                 row,
                 examples[row["latent"]],
-                index=place.index,
+                index=place.in_layer,
                 transcoder=name,
                 edges=edges,
                 words=words,
             )
-            yield cantor_pair(place.layer, place.index), detail
+            yield cantor_pair(place.layer, place.in_layer), detail
 
 
 def graph_scores(found: AttributionGraph, pruned: Pruned, order: Order) -> list[Score]:
@@ -154,7 +154,7 @@ def bias_share(found: AttributionGraph) -> float:
     return float((p * biases).sum() / max((p * (sums + biases)).sum(), np.finfo(float).tiny))
 
 
-def _rows_of(table: pa.Table, latents: Sequence[int] | dict[int, object]) -> list[Json]:
+def _rows_of(table: pa.Table, latents: Iterable[int]) -> list[Json]:
     wanted = pa.array(sorted(latents), type=pa.int64())
     rows: list[Json] = table.filter(pc.is_in(table.column("latent"), value_set=wanted)).to_pylist()
     return rows
