@@ -92,7 +92,7 @@ def ours(config: Config, name: str, workers: int) -> tuple[float, list[dict[str,
     objects = Objects(config.url).at(f"graphs/{name}")
     rows = run.graphs(name)["prompts"]
     times = [
-        json.loads(objects.get(f"{facts['tables_folder']}/{row['slug']}.history.json"))
+        json.loads(objects.get(f"{facts['files_folder']}/history/{row['slug']}.json"))
         for row in rows
     ]
     seconds = max(t["finished"] for t in times) - min(t["started"] for t in times)

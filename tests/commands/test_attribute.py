@@ -65,19 +65,20 @@ def test_prompts_become_graphs_with_figures_and_files(run_config: Config) -> Non
     assert "The class statement" in told
     run = Run(run_config.url)
     facts = run.manifest("graphs/main").facts
-    folder = Path(run_config.url) / "graphs" / "main"
-    index = json.loads((folder / facts["viewer_folder"] / "graph-metadata.json").read_text())
+    folder = Path(run_config.url) / "graphs" / "main" / facts["files_folder"]
+    index = json.loads((folder / "graph_data" / "graph-metadata.json").read_text())
     assert {graph["slug"] for graph in index["graphs"]} == {row["slug"] for row in rows}
     for row in rows:
-        made = folder / facts["viewer_folder"] / "graph_data" / f"{row['slug']}.json"
-        graph = json.loads(made.read_text())
+        slug = row["slug"]
+        graph = json.loads((folder / "graph_data" / f"{slug}.json").read_text())
         assert graph["metadata"]["prompt"] == row["text"]
-        nodes = pq.read_table(folder / facts["tables_folder"] / f"{row['slug']}.nodes.parquet")
+        nodes = pq.read_table(folder / "tables" / slug / "nodes.parquet")
         kept = nodes.filter(nodes["kept"])
         assert kept["kind"].to_pylist().count("latent") == row["kept_latents"]
         assert len(graph["nodes"]) == len(kept)
-        edges = pq.read_table(folder / facts["tables_folder"] / f"{row['slug']}.edges.parquet")
+        edges = pq.read_table(folder / "tables" / slug / "edges.parquet")
         assert len(edges) == len(graph["links"]) == row["kept_edges"]
+        assert row["text"] in (folder / "pages" / f"{slug}.html").read_text()
 
 
 def test_given_again_nothing_is_done_and_other_settings_are_refused(run_config: Config) -> None:

@@ -55,6 +55,7 @@ def graph_case(
     node_threshold: float = 0.8,
     edge_threshold: float = 0.98,
     tokens: Sequence[int] = TOKENS,
+    keep: torch.Tensor | None = None,
     text: Any = awkward,
     **settings: Any,
 ) -> GraphCase:
@@ -64,6 +65,7 @@ def graph_case(
         model,
         transcoders(kind, layers),
         torch.tensor(list(tokens)),
+        keep=keep,
         settings=GraphSettings(**settings),
     )
     pruned = prune(made.graph, node_threshold=node_threshold, edge_threshold=edge_threshold)

@@ -47,9 +47,12 @@ def attribute(
     record = Record(config.url, {**recorded, "attribute": resolved}, overrides, "attribute")
     step = Step("attribute", "attribute", config)
     carry_out(config, [step], record=record, screen=Screen())
-    rows = Run(config.url).graphs(config.attribute.name)["prompts"]
+    run = Run(config.url)
+    rows = run.graphs(config.attribute.name)["prompts"]
     say(table(rows))
-    say(f"graphs: {config.url.rstrip('/')}/{GRAPHS}/{config.attribute.name}")
+    artifact = f"{GRAPHS}/{config.attribute.name}"
+    folder = run.manifest(artifact).facts["files_folder"]
+    say(f"pages: {config.url.rstrip('/')}/{artifact}/{folder}/pages/{rows[0]['slug']}.html")
     broken = broken_bounds(config, rows)
     for line in broken:
         say(line)

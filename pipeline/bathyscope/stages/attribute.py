@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from bathyscope.attribution.graphs.build import GraphSettings, attribution_graph
-from bathyscope.attribution.graphs.columns import Places, places_of
+from bathyscope.attribution.graphs.columns import places_of
 from bathyscope.attribution.graphs.order import order_of
 from bathyscope.attribution.graphs.prune import prune
 from bathyscope.attribution.graphs.trust import graph_trust
@@ -26,7 +26,7 @@ from bathyscope.runs.run import DICTIONARIES, GRAPHS, Run
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
 from bathyscope.stages.graph_figures import DEFINITIONS, figures_of
-from bathyscope.stages.graph_files import Naming, columns_of, write_files, write_index
+from bathyscope.stages.graph_output import Made, Origin, close, folder_of, write_graph
 from bathyscope.stages.model import describe_model, load_whole
 from bathyscope.stages.prompts import Prompt, check_lengths, read_prompts
 from bathyscope.stages.stage import Guard, Outcome
@@ -53,10 +53,13 @@ class Context:
     segment: str
     identity: Json
 
-    def naming(self, places: Places) -> Naming:
+    @property
+    def origin(self) -> Origin:
         """What files say of where a graph comes from."""
-        name = self.config.model.repo or self.config.model.path or self.config.model.kind
-        return Naming(name, self.loaded.tokenizer, places, self.identity, self.config.attribute)
+        model = self.config.model
+        name = model.repo or model.path or model.kind
+        run = Run(self.config.url)
+        return Origin(run, name, self.loaded.tokenizer, self.identity, self.config.attribute)
 
 
 def in_float32(config: Config) -> Config:
@@ -178,9 +181,9 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
         )
         figures["trust"] = trust.to_json()
     guard.check()
-    naming = context.naming(places_of(model, found.nodes))
-    columns = columns_of(found, pruned, order, naming)
-    slug = write_files(context.objects, context.segment, prompt, columns, figures, naming, started)
+    places = places_of(model, found.nodes)
+    made = Made(prompt, found, pruned, order, places, figures, started)
+    slug = write_graph(context.objects, context.segment, made, context.origin)
     return Outcome(valid=1, figures={**figures, "slug": slug})
 
 
@@ -188,13 +191,16 @@ def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Jso
     """Put the figures of all prompts into one table and publish."""
     rows = [dict(receipts[index].figures) for index in sorted(receipts)]
     segment = begun.work.segment.name
-    folder, histories = write_index(begun.objects, segment, [row["slug"] for row in rows])
+    histories = close(begun.objects, segment, [row["slug"] for row in rows])
     for row, history in zip(rows, histories, strict=True):
         row["seconds"] = round(history["finished"] - history["started"], 2)
     key = f"results.{segment}.json"
     begun.objects.put(key, _json({"prompts": rows, "definitions": DEFINITIONS}))
-    facts: Json = {"results_key": key, "prompts": len(rows), "viewer_folder": folder,
-                   "tables_folder": f"tables/{segment}"}  # fmt: skip
+    facts: Json = {
+        "results_key": key,
+        "prompts": len(rows),
+        "files_folder": folder_of(segment),
+    }
     publish(begun, facts)
     return facts
 

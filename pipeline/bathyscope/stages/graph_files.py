@@ -1,129 +1,161 @@
-"""The files of a graph: tables of nodes, edges and biases, and the JSON of the public viewers.
+"""The files of attribution graphs, from a graph and what a run knows of its latents.
 
-In the artifact: `tables/<segment>/<slug>.<table>.parquet`, and a folder `viewer/<segment>` that
-circuit-tracer's server opens as it is, with `graph-metadata.json` and `graph_data/<slug>.json`.
-When a graph was made, and in how many seconds, stands in `tables/<segment>/<slug>.history.json`:
-it is no part of the result, so that two workers that make the same graph agree.
+graph_data/graph-metadata.json, {slug}.json          circuit-tracer serves this folder as it is
+graph_data/features/{features_key}/{feature}.json    one per latent that occurs in a graph
+tables/{slug}/nodes.parquet, edges.parquet, biases.parquet
+pages/{slug}.html, {slug}.js, assets/                opens from disk
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 
-from bathyscope import __version__
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bathyscope.attribution.graphs.blocks import row_blocks
+from bathyscope.attribution.graphs.bounds import score_bounds
 from bathyscope.attribution.graphs.build import AttributionGraph
-from bathyscope.attribution.graphs.columns import GraphColumns, Places, graph_columns
+from bathyscope.attribution.graphs.columns import Columns, GraphColumns
 from bathyscope.attribution.graphs.order import Order
 from bathyscope.attribution.graphs.prune import Pruned
+from bathyscope.attribution.graphs.pruned_scores import pruned_influence, pruned_scores
 from bathyscope.attribution.graphs.public_json import (
     GraphAbout,
-    graph_index,
+    Labels,
+    cantor_pair,
+    feature_places,
     graph_json,
     json_bytes,
+    plain,
 )
-from bathyscope.attribution.graphs.slugs import slug_of
-from bathyscope.config.attribute import AttributeConfig
-from bathyscope.models.tokenizers import token_strings
+from bathyscope.attribution.graphs.scores import scores_of
+from bathyscope.errors import MissingArtifact
+from bathyscope.features.details import Words, feature_detail
+from bathyscope.pages.graph_data import GraphPage, Score
+from bathyscope.pages.graph_page import write_graph_page
 from bathyscope.runs.graph_tables import graph_tables
-from bathyscope.runs.identity import digest
+from bathyscope.runs.run import FEATURES, Run
 from bathyscope.runs.tables import to_parquet
-from bathyscope.stages.prompts import Prompt
-from bathyscope.stores.objects import Objects
 from bathyscope.values import Json
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Naming:
-    """What files say of where a graph comes from."""
+GRAPH_DATA, TABLES, PAGES = "graph_data", "tables", "pages"
+INDEX = f"{GRAPH_DATA}/graph-metadata.json"
 
-    model: str
-    tokenizer: object
-    places: Places
-    identity: Json
-    """Of the whole artifact."""
-    settings: AttributeConfig
+Put = Callable[[str, bytes], None]
 
 
-def columns_of(
-    found: AttributionGraph, pruned: Pruned, order: Order, naming: Naming
-) -> GraphColumns:
-    """The tables of a graph as plain columns."""
-    return graph_columns(
-        found,
-        pruned,
-        places=naming.places,
-        text=lambda ids: token_strings(naming.tokenizer, ids),
-        order=order,
-    )
-
-
-def slug(prompt: Prompt, naming: Naming) -> str:
-    """The name of a prompt's files."""
-    return slug_of(prompt.text, {"artifact": digest(naming.identity), "id": prompt.id})
-
-
-def write_files(
-    objects: Objects,
-    segment: str,
-    prompt: Prompt,
+def write_graph_files(
+    put: Put,
     columns: GraphColumns,
-    figures: Json,
-    naming: Naming,
-    started: float,
-) -> str:
-    """Store a graph's tables, its JSON and its history; its slug."""
-    name = slug(prompt, naming)
-    for table, rows in graph_tables(columns.nodes, columns.edges, columns.biases).items():
-        objects.put(f"tables/{segment}/{name}.{table}.parquet", to_parquet(rows))
-    made = graph_json(columns, _about(name, prompt, figures, naming))
-    objects.put(f"viewer/{segment}/graph_data/{name}.json", json_bytes(made))
-    history = {"started": started, "finished": time.time(), "metadata": made["metadata"]}
-    objects.put(_history(segment, name), json_bytes(history))
-    return name
+    about: GraphAbout,
+    page: GraphPage,
+    *,
+    labels: Labels | None = None,
+) -> Json:
+    """Write JSON, tables and page of a graph; returns its metadata, for the index.
+
+    The index is written by `write_index` when all graphs are there.
+    """
+    graph = graph_json(columns, about, labels=labels)
+    for name, table in graph_tables(*columns).items():
+        put(f"{TABLES}/{about.slug}/{name}.parquet", to_parquet(table))
+    write_graph_page(put, page, folder=f"{PAGES}/")
+    put(f"{GRAPH_DATA}/{about.slug}.json", json_bytes(graph))
+    metadata: Json = graph["metadata"]
+    return metadata
 
 
-def write_index(objects: Objects, segment: str, slugs: Sequence[str]) -> tuple[str, list[Json]]:
-    """Store the list of all graphs; the folder that a viewer opens, and their histories."""
-    index: Json | None = None
-    histories = []
-    for name in slugs:
-        history: Json = json.loads(objects.get(_history(segment, name)))
-        index = graph_index(index, history.pop("metadata"))
-        histories.append(history)
-    folder = f"viewer/{segment}"
-    objects.put(f"{folder}/graph-metadata.json", json_bytes(index or {"graphs": []}))
-    return folder, histories
+def write_index(put: Put, metadata: Iterable[Json]) -> None:
+    """Write `graph-metadata.json`, which viewers read first."""
+    graphs = sorted(metadata, key=lambda each: str(each["slug"]))
+    put(INDEX, json_bytes({"graphs": graphs}))
 
 
-def _history(segment: str, name: str) -> str:
-    return f"tables/{segment}/{name}.history.json"
+def write_features(put: Put, run: Run, nodes: Columns, *, key: str, words: Words) -> int:
+    """Write the feature files of the latents that a graph has, and return how many there are.
+
+    Latents of dictionaries that were not described have no file; that is logged once for each.
+    """
+    count = 0
+    for feature, detail in feature_details(run, nodes, words=words):
+        put(f"{GRAPH_DATA}/features/{key}/{feature}.json", json_bytes(plain(detail)))
+        count += 1
+    return count
 
 
-def _about(name: str, prompt: Prompt, figures: Json, naming: Naming) -> GraphAbout:
-    settings = naming.settings
-    dictionaries: Mapping[str, str] = naming.identity["dictionaries"]
-    return GraphAbout(
-        slug=name,
-        prompt=prompt.text,
-        model=naming.model,
-        version=__version__,
-        create_time_ms=int(1000 * time.time()),
-        node_threshold=settings.node_threshold,
-        edge_threshold=settings.edge_threshold,
-        generation={
-            "max_n_logits": settings.most_logits,
-            "desired_logit_prob": settings.logit_probability,
-            "max_feature_nodes": settings.most_latents,
-            "row_share": settings.row_share,
-        },
-        features_key=digest(dict(dictionaries)),
-        facts={
-            "model_digest": naming.identity["model"],
-            "dictionaries": dict(dictionaries),
-            "dtype": naming.identity["dtype"],
-            "figures": figures,
-        },
-    )
+def feature_details(run: Run, nodes: Columns, *, words: Words) -> Iterator[tuple[int, Json]]:
+    """Feature number and file of each latent among the nodes kept, where the run describes it."""
+    places = feature_places(nodes)
+    for name in sorted({place.dictionary for place in places}):
+        mine = {place.latent: place for place in places if place.dictionary == name}
+        try:
+            edges = run.manifest(f"{FEATURES}/{name}").facts["histogram_edges"]
+        except MissingArtifact:
+            logger.info("graph files: dictionary %s is not described, no feature files", name)
+            continue
+        rows = _rows_of(run.features(name), mine)
+        examples = defaultdict(list)
+        for row in _rows_of(run.examples(name), mine):
+            examples[row["latent"]].append(row)
+        for row in rows:
+            place = mine[row["latent"]]
+            detail = feature_detail(
+                row,
+                examples[row["latent"]],
+                index=place.in_layer,
+                transcoder=name,
+                edges=edges,
+                words=words,
+            )
+            yield cantor_pair(place.layer, place.in_layer), detail
+
+
+def graph_scores(found: AttributionGraph, pruned: Pruned, order: Order) -> list[Score]:
+    """Replacement and completeness score: whole, pruned, and their bounds where truncated."""
+    graph = found.graph
+    whole = scores_of(graph, pruned.influence.nodes)
+    kept = pruned_influence(graph, order, pruned.nodes[graph.latents], found.error_of_latent())
+    after = pruned_scores(graph, order, kept).found
+    bounds = None
+    if graph.dropped is not None:
+        bounds = score_bounds(graph, order, pruned.influence.nodes)
+    return [
+        Score(
+            name.capitalize(),
+            getattr(whole, name),
+            getattr(after, name),
+            None if bounds is None else (getattr(bounds.low, name), getattr(bounds.up, name)),
+            meaning,
+        )
+        for name, meaning in _MEANINGS.items()
+    ]
+
+
+_MEANINGS = {
+    "replacement": "of the influence that ends in tokens or errors, the share that ends in tokens",
+    "completeness": "share of what goes into nodes, by influence, that does not come from errors",
+}
+
+
+def bias_share(found: AttributionGraph) -> float:
+    """Share of Σ |what goes into the target logits| that biases give, weighted with p."""
+    graph = found.graph
+    rows = np.arange(graph.first_logit, graph.num_nodes)
+    sums = np.concatenate([block.sums(block.mass()) for block in row_blocks(graph, rows)])
+    if graph.dropped is not None:
+        sums = graph.dropped.row_sums[rows]
+    biases = np.abs(found.biases[graph.num_latents :].double().cpu().numpy()).sum(axis=1)
+    p = graph.logit_probabilities
+    return float((p * biases).sum() / max((p * (sums + biases)).sum(), np.finfo(float).tiny))
+
+
+def _rows_of(table: pa.Table, latents: Iterable[int]) -> list[Json]:
+    wanted = pa.array(sorted(latents), type=pa.int64())
+    rows: list[Json] = table.filter(pc.is_in(table.column("latent"), value_set=wanted)).to_pylist()
+    return rows

@@ -13,7 +13,7 @@ from bathyscope.attribution.nodes import Pairs
 from bathyscope.dictionaries.dictionary import Dictionary
 from bathyscope.dictionaries.kinds import make_dictionary
 from bathyscope.dictionaries.layout import columns_of
-from decoders import make_model
+from double_decoders import make_model
 
 
 class Chain(nn.Module):

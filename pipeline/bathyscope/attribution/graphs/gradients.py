@@ -77,9 +77,9 @@ def rows(
             yield _latent_rows(forward, replacement, nodes, number, chosen)
 
 
-def _batches(targets: Tensor, batch: int) -> Iterator[Tensor]:
-    """Parts of equal size but for the last; none of no targets."""
-    return (part for part in targets.split(batch) if len(part))
+def _batches(targets: Tensor, batch: int) -> tuple[Tensor, ...]:
+    """Splitting no targets would give one empty batch, which has no gradient."""
+    return targets.split(batch) if len(targets) else ()
 
 
 def _logit_rows(

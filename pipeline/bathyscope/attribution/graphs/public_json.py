@@ -76,7 +76,8 @@ class FeaturePlace(NamedTuple):
     dictionary: str
     latent: int
     layer: int
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody misses
+    in_layer: int
+    """Its number among the latents of the layer."""
 
 
 def graph_json(columns: GraphColumns, about: GraphAbout, *, labels: Labels | None = None) -> Json:
@@ -235,8 +236,13 @@ def _node(nodes: Columns, i: int, first_logit: int, labels: Labels | None) -> Js
         "activation": None,
     }
     if kind == "latent":
-        index, dictionary = int(nodes["index"][i]), nodes["dictionary"][i]
-        said = labels(dictionary, int(nodes["latent"][i])) if labels else ""
+        index, dictionary, latent = (
+            int(nodes["index"][i]),
+            nodes["dictionary"][i],
+            int(nodes["latent"][i]),
+        )
+        # Without a name the lists of a viewer would have an empty row.
+        said = (labels(dictionary, latent) if labels else "") or f"{dictionary} {latent}"
         node |= {
             "feature": cantor_pair(layer, index),
             "layer": f"{layer}",
