@@ -1,4 +1,4 @@
-"""Attribution graphs of prompts."""
+"""Attribution graphs of prompts, and effects of nodes on pairs of prompts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from bathyscope.config.option import not_negative, option, positive
 
 @dataclass
 class AttributeConfig:
-    """What `bathyscope attribute` makes of prompts."""
+    """What `bathyscope attribute` makes of prompts, or of pairs."""
 
-    name: str = option("main", "folder in graphs/ of the run")
+    name: str = option("main", "folder in graphs/ of the run, of pairs in attributions/")
     prompts: Any = option(
         [], "a text, a list of texts, or a .jsonl file with a text, an id and logits per line"
     )
@@ -20,6 +20,20 @@ class AttributeConfig:
     dictionaries: list[str] = option(
         [], "transcoders by name, or by a pattern such as tc-layer*; none takes all of the run"
     )
+    pairs: str | None = option(
+        None,
+        "a .jsonl file of pairs: clean, corrupted, answer and wrong, an id; instead of prompts",
+    )
+    method: str = option("atp_star", "of pairs: exact, atp, atp_star or ig (integrated gradients)")
+    nodes: list[str] = option(
+        ["heads", "mlps"],
+        "of pairs: heads, queries, keys, values, mlps, attentions; latents of the dictionaries",
+    )
+    metric: str = option("logit_difference", "of pairs: logit_difference, log_probability or kl")
+    align: str = option(
+        "equal", "pairs of different lengths: equal refuses them; right, left pad the other end"
+    )
+    ig_steps: int = positive(8, "midpoints of integrated gradients")
     separator: bool = option(
         True, "put the token that parts documents before each prompt, as training text has it"
     )

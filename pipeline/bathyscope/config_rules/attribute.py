@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bathyscope.config import Config
+from bathyscope.config_rules.choices import one_of
 from bathyscope.errors import ConfigError
 
 
@@ -18,6 +19,14 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"attribute.prompts is {prompts!r}. A text, a list of texts or the path of a .jsonl "
             "file is wanted."
+        )
+    one_of("attribute.method", settings.method, ("exact", "atp", "atp_star", "ig"))
+    one_of("attribute.metric", settings.metric, ("logit_difference", "log_probability", "kl"))
+    one_of("attribute.align", settings.align, ("equal", "left", "right"))
+    if prompts and settings.pairs is not None:
+        raise ConfigError(
+            "attribute.prompts and attribute.pairs are both set. Prompts become graphs, and pairs "
+            "effects of nodes: give one of them."
         )
     least = settings.least_pearson
     if least is not None and not -1 <= least <= 1:

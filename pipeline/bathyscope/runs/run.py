@@ -34,6 +34,7 @@ FEATURES = "features"
 REPORT = "report"
 LADDER = "ladder"
 GRAPHS = "graphs"
+ATTRIBUTIONS = "attributions"
 
 T = TypeVar("T")
 
@@ -110,6 +111,13 @@ class Run:
     def graphs(self, name: str = "main") -> Json:
         """Figures of attribution graphs: `prompts`, a row for each, and `definitions`."""
         artifact = f"{GRAPHS}/{name}"
+        key = self.manifest(artifact).facts["results_key"]
+        results: Json = json.loads(self.objects.at(artifact).get(key))
+        return results
+
+    def attributions(self, name: str = "main") -> Json:
+        """Effects of nodes on pairs of prompts: `method`, and `pairs`, a row for each."""
+        artifact = f"{ATTRIBUTIONS}/{name}"
         key = self.manifest(artifact).facts["results_key"]
         results: Json = json.loads(self.objects.at(artifact).get(key))
         return results

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -71,18 +71,20 @@ def in_float32(config: Config) -> Config:
 
 def names_of(config: Config, run: Run) -> list[str]:
     """The transcoders of the run that are meant. Raises `ConfigError` where there are none."""
-    there = list(run.dictionaries)
+    names = [name for name in run.dictionaries if _is_transcoder(run, name)]
+    return matching(config, run, names if not config.attribute.dictionaries else run.dictionaries)
+
+
+def matching(config: Config, run: Run, names: Iterable[str]) -> list[str]:
+    """Of these dictionaries those that are asked for. Raises `ConfigError` where none is left."""
     wanted = config.attribute.dictionaries
-    transcoders = [name for name in there if _is_transcoder(run, name)]
-    if not wanted:
-        found = transcoders
-    else:
-        found = [n for n in there if any(fnmatch.fnmatchcase(n, p) for p in wanted)]
+    found = [n for n in names if not wanted or any(fnmatch.fnmatchcase(n, p) for p in wanted)]
     if not found:
         asked = f"None is called {', '.join(wanted)}. " if wanted else ""
         raise ConfigError(
-            f"{run.url} has no transcoders to attribute with. {asked}It has: "
-            f"{', '.join(there) or 'no dictionary'}. Train some, as docs/attribution.md shows."
+            f"{run.url} has no dictionaries to attribute with. {asked}It has: "
+            f"{', '.join(run.dictionaries) or 'no dictionary'}. Train some, as "
+            "docs/attribution.md shows."
         )
     return found
 
@@ -94,7 +96,7 @@ def units(config: Config) -> Work:
     `names_of` raise.
     """
     config = in_float32(config)
-    _check_placement(config)
+    check_placement(config)
     run = Run(config.url)
     prompts, names = read_prompts(config), names_of(config, run)
     model = describe_model(config)
@@ -121,7 +123,8 @@ def units(config: Config) -> Work:
     )
 
 
-def _check_placement(config: Config) -> None:
+def check_placement(config: Config) -> None:
+    """Raise `ConfigError` for weights that are to be offloaded: gradients need all of them."""
     if config.model.offload_folder is not None or "cpu" in config.model.max_memory:
         raise ConfigError(
             "Weights may be offloaded (model.offload_folder or model.max_memory.cpu), and "
