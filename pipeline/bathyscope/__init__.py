@@ -55,10 +55,12 @@ def intervene(
     before weights are loaded, `ConfigError`, `HookPointError`, `MissingArtifact` and `ModelError`
     for what does not fit, and `NonFiniteError` for logits that overflow.
     """
+    from collections.abc import Mapping
+
     from bathyscope.attribution.interventions.generation import Sampling
     from bathyscope.commands.interventions import Options, intervene_on_run
 
-    several = isinstance(interventions, dict)
+    several = isinstance(interventions, Mapping)
     variants: Any = interventions if several else {"changed": interventions}
     options = Options(
         dictionary,

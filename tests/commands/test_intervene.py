@@ -96,7 +96,9 @@ def test_python_takes_words_or_values_and_nothing_changes_nothing(finished: Run)
 @pytest.mark.parametrize(
     ("prompt", "interventions", "options", "error", "message"),
     [
-        ("", [{"latent": 1, "steer": 1}], {}, ModelError, "The prompt is empty"),
+        ("", [{"latent": 1, "steer": 1}], {}, ConfigError, "The prompt is empty"),
+        (PROMPT, {"latent": 1, "steer": 1}, {}, ConfigError, "'latent' stands for 1. A list"),
+        (PROMPT, [], {}, ConfigError, r"'changed' stands for \[\]. A list"),
         ("a " * 70, [{"latent": 1, "steer": 1}], {}, ModelError, "at most 64"),
         (PROMPT, [{"latent": 1, "steer": 1}], {"tokens": 60}, ModelError, "60 are to be generated"),
         (PROMPT, [{"latent": 64, "steer": 1}], {}, ConfigError, "'main' has latents 0 to 63"),
@@ -112,7 +114,7 @@ def test_python_takes_words_or_values_and_nothing_changes_nothing(finished: Run)
 )  # fmt: skip
 def test_bad_input_is_refused_before_weights_are_loaded(
     prompt: str,
-    interventions: list[dict[str, Any]],
+    interventions: Any,
     options: dict[str, Any],
     error: type[BathyscopeError],
     message: str,

@@ -74,6 +74,7 @@ def intervene_on_run(
     `HookPointError`, `MissingArtifact` and `ModelError`, before weights are loaded, for what does
     not fit, and `NonFiniteError` for logits that overflow.
     """
+    _check_given(prompt, variants)
     config = recorded_config(run) if config is None else config
     wanted = {
         name: [_intervention(run, each, options) for each in some]
@@ -104,6 +105,18 @@ def intervene_on_run(
         prompt, tuple(token_strings(tokenizer, ids.tolist())), clean, tuple(made),
         _vocabulary(tokenizer, made),
     )  # fmt: skip
+
+
+def _check_given(prompt: str, variants: Variants) -> None:
+    """What a tokenizer would hide, and what words alone would be taken for."""
+    if not prompt:
+        raise ConfigError("The prompt is empty. Give a text.")
+    for name, some in variants.items():
+        if not isinstance(some, Sequence) or isinstance(some, str) or not some:
+            raise ConfigError(
+                f"{name!r} stands for {some!r}. A list of interventions is wanted, such as "
+                "[{'latent': 412, 'steer': 8}], or a mapping from names to such lists."
+            )
 
 
 def _intervention(run: Run, wanted: Wanted, options: Options) -> Intervention:

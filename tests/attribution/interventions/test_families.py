@@ -115,6 +115,21 @@ def test_a_head_is_its_block_of_columns(name: str) -> None:
     torch.testing.assert_close(ablated, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
+def test_the_loop_of_transformers_sees_the_same_positions(name: str) -> None:
+    model, prompt = decoder(name), TOKENS[0]
+    changes = [
+        Intervention(Latents(SAE, (3, 5)), Steer(6.0), "generated"),
+        Intervention(AtHookPoint("mlp_out.0"), Zero(), (-1, 11)),
+    ]
+    ours = generate(model, prompt, changes, tokens=10)
+    with intervened(model, changes, prompt_length=len(prompt)):
+        theirs = model.generate(
+            prompt[None], max_new_tokens=10, do_sample=False, use_cache=True, eos_token_id=None
+        )
+    assert theirs[0, len(prompt) :].tolist() == ours
+
+
 @pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_generation_with_a_cache_gives_the_tokens_of_one_without(
