@@ -47,7 +47,7 @@ class Spread:
         self._values = np.zeros((n, 3))
         self._totals = np.zeros((3, self._every.shape[1]))
         self._up_to = np.zeros(self._every.shape)
-        self._listed = np.zeros(self._every.shape)
+        self._listed = np.zeros(self._every.shape[::-1])
 
     def candidates(self, block: Block) -> tuple[Floats, Floats]:
         """Propensities of all candidates of each target by kind [b, 3]; of those kept alone."""
@@ -83,8 +83,12 @@ class Spread:
         listed = self._values[block.spread(rows), self._kinds[block.indices]]
         is_latent = block.indices < self._graph.num_latents
         listed[is_latent & (block.indices > block.spread(last))] = 0.0
-        cells = block.indices.astype(np.int64) * self._every.shape[1] + block.spread(groups)
-        self._listed += _binned(cells, listed, self._listed.shape)
+        # A block has few groups, and one as a rule.
+        for group in np.unique(groups):
+            some = block.spread(groups == group)
+            self._listed[group] += np.bincount(
+                block.indices[some], weights=listed[some], minlength=self._graph.num_nodes
+            )
 
     def at(self, nodes: Ints, *, rounding: float = 0.0) -> Floats:
         """The sum at nodes of one run, or at errors and tokens; `rounding` is added, relative."""
@@ -99,14 +103,9 @@ class Spread:
             total = above + np.cumsum(self._up_to[nodes[0] : nodes[-1] + 1][::-1], axis=0)[::-1]
         else:
             total = self._totals[self._kinds[nodes]]
-        left = np.maximum(total * (1 + rounding) - self._listed[nodes], 0.0)
+        left = np.maximum(total * (1 + rounding) - self._listed[:, nodes].T, 0.0)
         found: Floats = left * self._kept[nodes]
         return found
-
-
-def _binned(cells: Ints, weights: Floats, shape: tuple[int, ...]) -> Floats:
-    sums = np.bincount(cells, weights=weights, minlength=shape[0] * shape[1])
-    return sums.astype(np.float64, copy=False).reshape(shape)
 
 
 def propensities(graph: Graph, dropped: Dropped) -> Floats:

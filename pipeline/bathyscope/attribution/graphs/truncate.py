@@ -1,7 +1,8 @@
 """The largest entries of sparse rows that cover a share of each row's mass.
 
 A histogram of each row over the leading bits of |A| finds the bin in which its threshold lies; only
-what lies in these bins, some hundredth of the entries, is sorted. On any device.
+what lies in these bins, some hundredth of the entries, is sorted. On any device; a GPU adds in no
+fixed order, so an entry whose place is decided by the last bit of a sum may fall either way there.
 """
 
 from __future__ import annotations
