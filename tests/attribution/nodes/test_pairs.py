@@ -67,7 +67,9 @@ def test_scores_of_a_pair_do_not_depend_on_padding_beside_longer_ones(model_of: 
 
 
 def test_pairs_of_unequal_length_are_named_with_what_can_be_done() -> None:
-    with pytest.raises(ConfigError, match=r"Pair 1 has 3 clean tokens and 2.*align='right'"):
+    with pytest.raises(
+        ConfigError, match=r"Pair 1 has 3 tokens in its clean prompt and 2 .*align='right'"
+    ):
         Pairs.of_tokens([[1], [1, 2, 3]], [[1], [1, 2]])
 
 

@@ -24,7 +24,7 @@ Kind = Literal["embedding", "head", "attention", "mlp", "queries", "keys", "valu
 _INPUTS: tuple[Literal["queries", "keys", "values"], ...] = ("queries", "keys", "values")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Component:
     """A writer or a reader."""
 
@@ -39,6 +39,8 @@ class Component:
         if self.kind in ("embedding", "logits"):
             return self.kind
         return f"{self.kind}.{self.layer}" + (f".{self.head}" if self.head >= 0 else "")
+
+    __repr__ = __str__
 
 
 class Components:
