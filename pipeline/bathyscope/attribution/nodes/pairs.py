@@ -181,8 +181,8 @@ def _check(
             raise ConfigError(f"A prompt of pair {number} has no tokens.")
         if len(a) != len(b) and align == "equal":
             raise ConfigError(
-                f"Pair {number} has {len(a)} tokens in its clean prompt and {len(b)} in the other, so "
-                "their positions do not mean the same. Reword one of them, or set align='right' where "
-                "the ends belong together, or align='left' where the starts do: positions that "
-                "only one prompt has are then left as they are."
+                f"Pair {number} has {len(a)} tokens in its clean prompt and {len(b)} in the other, "
+                "so their positions do not mean the same. Reword one of them, or set align='right' "
+                "where the ends belong together, or align='left' where the starts do: positions "
+                "that only one prompt has are then left as they are."
             )
