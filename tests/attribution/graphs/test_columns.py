@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from decoders import LAYERS, decoder, random_dictionary
-from graph_case import AWKWARD, TOKENS, awkward, graph_case
 
 from bathyscope.attribution.graphs.build import attribution_graph
 from bathyscope.attribution.graphs.columns import graph_columns, places_of
 from bathyscope.attribution.graphs.prune import prune
+from graph_case import AWKWARD, TOKENS, awkward, graph_case
 
 LAYOUTS = [
     ("transcoder", [0, 1, 2]),

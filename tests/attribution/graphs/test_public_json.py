@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import viewer_schemas
-from graph_case import AWKWARD, TOKENS, GraphCase, about, graph_case
 
+import viewer_schemas
 from bathyscope.attribution.graphs.public_json import (
     bias_totals,
     cantor_pair,
@@ -27,6 +26,7 @@ from bathyscope.attribution.graphs.public_json import (
 )
 from bathyscope.attribution.graphs.slugs import check_slug, slug_of
 from bathyscope.errors import ConfigError
+from graph_case import AWKWARD, TOKENS, GraphCase, about, graph_case
 
 # circuit-tracer 0.5.0, frontend/graph_models.py, and Neuronpedia's graph schema 1.0.0.
 METADATA = {"slug", "scan", "transcoder_list", "prompt_tokens", "prompt", "node_threshold",
