@@ -3,8 +3,6 @@
 import html
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,14 +11,7 @@ import pytest
 from bathyscope.pages.data import LatentPage, ReportData
 from bathyscope.pages.text import number
 from bathyscope.pages.write import write_report
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-# Without these, a browser just started asks its makers for updates.
-QUIET = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    *("--enable-logging=stderr", "--virtual-time-budget=6000", "--window-size=1280,900"),
-)
+from browser import CHROMIUM, dump
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on PATH")
 
@@ -83,18 +74,7 @@ def _write(folder: Path, report: ReportData, pages: Iterator[LatentPage]) -> Non
 
 
 def _dump(folder: Path, fragment: str) -> tuple[str, list[str]]:
-    """The page's DOM once it is still, and the lines of its console."""
-    assert CHROMIUM is not None
-    profile = f"--user-data-dir={folder / 'profile'}"
-    page = f"{(folder / 'index.html').as_uri()}{fragment}"
-    done = subprocess.run(
-        [CHROMIUM, *QUIET, profile, "--dump-dom", page],
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-        check=True,
-    )
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return dump(folder / "index.html", fragment)
 
 
 def test_a_permalink_opens_its_latent(

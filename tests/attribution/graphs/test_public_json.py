@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import viewer_schemas
 
+import viewer_schemas
 from bathyscope.attribution.graphs.public_json import (
     bias_totals,
     cantor_pair,
