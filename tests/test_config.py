@@ -14,6 +14,7 @@ import yaml
 from bathyscope.command_help import GROUPS, choices
 from bathyscope.composition import compose
 from bathyscope.config import Config, setting_names
+from bathyscope.config.option import ABOVE, LEAST
 from bathyscope.config.ranges import collapsed, expanded
 from bathyscope.config_rules import validate
 from bathyscope.dictionaries.kinds import ACTIVATIONS, KINDS
@@ -69,6 +70,10 @@ def settings(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, Field
             yield from settings(inner, f"{prefix}{item.name}.")
         else:
             yield f"{prefix}{item.name}", item
+
+
+ABOVE_ZERO = [name for name, item in settings() if ABOVE in item.metadata]
+NOT_NEGATIVE = [name for name, item in settings() if LEAST in item.metadata]
 
 
 def test_groups_of_the_help_are_the_folders_of_conf() -> None:
@@ -145,46 +150,6 @@ def test_the_dictionary_reads_the_only_hook_point_or_the_named_one() -> None:
     assert two.hook == "a"
 
 
-ABOVE_ZERO = [
-    "data.image_size",
-    "hooks.batch_items", "hooks.writers", "dictionary.k", "dictionary.expansion",
-    "dictionary.group_rows",
-    "dictionary.bandwidth", "train.epochs",
-    "train.batch_rows", "train.lr", "train.dead_after_epochs", "train.log_every", "train.processes",
-    "train.latent_parallel", "train.timeout_s",
-    "logging.flush_s",
-    "fine_tune.tokens", "fine_tune.batch_items", "fine_tune.lr",
-    "intervene.top", "intervene.reference_items", "intervene.batch_items",
-    "store.unit_tokens", "store.min_units", "store.chunk_bytes", "store.shard_bytes",
-    "store.streams", "store.window_chunks", "store.lease_s", "cluster.workers",
-    "ladder.tokens", "ladder.most_epochs", "ladder.batch_items", "ladder.lr",
-    "ladder.evaluations", "ladder.watched_tokens", "ladder.checkpoints", "ladder.state_steps",
-    "ladder.tokenizer_chars",
-    "cluster.min_workers", "cluster.straggler_factor", "cluster.straggler_least_s",
-    "cluster.start_s", "hardware.nodes", "sweep.together",
-    "evaluate.control_components", "evaluate.batch_items", "evaluate.resamples",
-    "describe.top_examples", "describe.sampled_examples", "describe.bands",
-    "describe.promoted_tokens", "verify.threads",
-]  # fmt: skip
-NOT_NEGATIVE = [
-    "data.min_chars", "data.train_tokens", "data.held_out_tokens", "data.seed",
-    "data.train_images", "data.held_out_images", "data.crops",
-    "hooks.ring_bytes", "dictionary.num_latents", "train.warmup_share", "train.decay_share",
-    "train.calibration_rows", "train.preact_weight",
-    "train.auxk_weight", "train.l0_weight", "train.l1_weight", "train.clip_norm",
-    "train.checkpoint_steps", "train.seed", "train.order_seed", "fine_tune.seed",
-    "intervene.tokens", "intervene.temperature", "intervene.seed", "intervene.held_out_items",
-    "ladder.lr_power", "ladder.warmup_share", "ladder.decay_share", "ladder.weight_decay",
-    "ladder.clip_norm", "ladder.patience",
-    "store.items_per_unit", "store.memory_bytes", "store.limit_bytes",
-    "store.stream_units", "cluster.threads",
-    "cluster.gpus_per_worker", "cluster.stages", "cluster.drain_s", "hardware.gpu_reserved_bytes",
-    "cluster.max_failures", "evaluate.splice_tokens", "evaluate.train_splice_tokens",
-    "evaluate.seed", "describe.examples_per_band", "describe.window_before",
-    "describe.window_after", "describe.seed", "verify.seed",
-]  # fmt: skip
-
-
 def with_value(name: str, value: Any) -> Config:
     return changed(default(), **{name.replace(".", "__"): value})
 
@@ -226,8 +191,9 @@ def test_no_more_workers_are_needed_than_are_asked_for() -> None:
 
 
 def test_every_number_is_checked() -> None:
-    """A new number has to be put in one of the two lists, or here with its own rule."""
+    """A new number has a bound beside it, or stands here with its own rule."""
     own_rule = {
+        "attribute.row_share",
         "cluster.audit",
         "data.held_out_share",
         "data.sequence_length",
@@ -242,7 +208,8 @@ def test_every_number_is_checked() -> None:
         for name, item in settings()
         if type(item.default) in (int, float) and not isinstance(item.default, bool)
     }
-    assert numbers == {*ABOVE_ZERO, *NOT_NEGATIVE, *own_rule, *foreign}
+    # None is no number, so what may be left out has a bound and no default that shows it.
+    assert numbers - {*ABOVE_ZERO, *NOT_NEGATIVE} == {*own_rule, *foreign}
 
 
 @pytest.mark.parametrize(
