@@ -28,6 +28,9 @@ from bathyscope.attribution.nodes.pairs import repeated
 from bathyscope.attribution.nodes.places import Change, Place
 from bathyscope.errors import ConfigError
 
+_NODES = 1 << 14
+"""Nodes whose subsets are told apart at a time."""
+
 
 @dataclass(frozen=True)
 class Missed:
@@ -118,8 +121,11 @@ def subset_bound(
     inside = torch.rand(subsets, len(rest), generator=generator) < 0.5
     metric = torch.stack([_patched_together(contrast, rest[row]) for row in inside]).double().cpu()
     pair = torch.cat([n.table.pair for n in contrast.nodes]).cpu()[rest]
-    values = metric[:, pair]
-    effect, error, freedom = _welch(values, inside)
+    pieces = [
+        _welch(metric[:, pair[some]], inside[:, some])
+        for some in torch.arange(len(rest)).split(_NODES)
+    ]
+    effect, error, freedom = (torch.cat(column) for column in zip(*pieces, strict=True))
     level = 1 - (1 - confidence) / (2 * max(1, len(rest)))
     width = torch.from_numpy(student.ppf(level, freedom.numpy())) * error
     return SubsetBound(rest, effect, effect.abs() + width)
