@@ -64,7 +64,7 @@ class Sum(nn.Module):
         return self.second(self.first(x).sum(1, keepdim=True))  # type: ignore[no-any-return]
 
 
-def test_subsets_bound_every_effect_where_effects_add_up() -> None:
+def test_subsets_bound_every_effect_where_effects_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     x, y = torch.randn(2, 12, 4).double(), torch.randn(2, 12, 4).double()
     pairs = Pairs(x, y, torch.ones(2, 12, dtype=torch.bool), torch.tensor([0, 0]))
@@ -75,6 +75,9 @@ def test_subsets_bound_every_effect_where_effects_add_up() -> None:
     true = exact[found.chosen]
     assert bool((found.bound >= true.abs()).all())
     assert float((found.effect - true).abs().mean()) < 0.5 * float(true.abs().mean())
+    monkeypatch.setattr("bathyscope.attribution.nodes.missed._NODES", 3)
+    in_parts = subset_bound(scores, verified=4, subsets=200)
+    torch.testing.assert_close(in_parts.bound, found.bound)
 
 
 def test_bad_samples_are_refused(model_of: Callable[..., Any], pairs: Pairs) -> None:
