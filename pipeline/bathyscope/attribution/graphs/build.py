@@ -10,7 +10,7 @@ targets are latents and the most probable next tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bathyscope.attribution.graphs.budget import budget, check_edges
 from bathyscope.attribution.graphs.forward import FrozenForward, run_frozen
-from bathyscope.attribution.graphs.gradients import Rows, bias_names, rows
+from bathyscope.attribution.graphs.gradients import bias_names, rows
 from bathyscope.attribution.graphs.graph import Graph
 from bathyscope.attribution.graphs.nodes import (
     Nodes,
@@ -28,11 +28,10 @@ from bathyscope.attribution.graphs.nodes import (
     chosen_logits,
     error_vectors,
 )
+from bathyscope.attribution.graphs.pieces import Piece, joined, piece_of
 from bathyscope.attribution.graphs.replacement import Replacement
-from bathyscope.attribution.graphs.rows import RowWriter
 from bathyscope.attribution.graphs.selection import most_influential, with_latents
 from bathyscope.dictionaries.kinds import AnyDictionary
-from bathyscope.errors import GraphError
 
 _STEPS = 4
 """Batches of rows between two choices of latents."""
@@ -98,6 +97,63 @@ def attribution_graph(
     `Replacement` and `budget` raise, and `GraphError` where a row does not add up to what its
     target reads: the model has a path that is not linear and not known.
     """
+    made = prepared(model, dictionaries, tokens, keep=keep, settings=settings)
+    return assembled(made, [made.piece(made.targets, progress=progress)])
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prompt's forward and its nodes, before rows are taken."""
+
+    forward: FrozenForward
+    replacement: Replacement
+    nodes: Nodes
+    chosen: Tensor
+    """int64: which of the active latents are nodes."""
+    num_active: int
+    batch: int
+    """Targets of one backward pass."""
+    settings: GraphSettings
+
+    @property
+    def targets(self) -> Tensor:
+        """The number of every target: latents, then logits."""
+        logits = self.nodes.num_sources + torch.arange(len(self.nodes.logits.token))
+        return torch.cat([torch.arange(len(self.nodes.latents)), logits])
+
+    def share(self, part: int, parts: int) -> Tensor:
+        """Every `parts`-th target from `part` on: rows of late layers cost more than of early."""
+        return self.targets[part::parts]
+
+    def piece(
+        self, targets: Tensor, *, progress: Callable[[float], None] = lambda _: None
+    ) -> Piece:
+        """The rows of some targets. Raises what `piece_of` raises."""
+        found = rows(self.forward, self.replacement, self.nodes, targets, batch=self.batch)
+        return piece_of(
+            found,
+            self.nodes,
+            len(targets),
+            row_share=self.settings.row_share,
+            memory_bytes=self.settings.memory_bytes,
+            tolerance=self.settings.tolerance,
+            progress=progress,
+        )
+
+
+def prepared(
+    model: nn.Module,
+    dictionaries: dict[str, AnyDictionary],
+    tokens: Tensor,
+    *,
+    keep: Tensor | None = None,
+    settings: GraphSettings | None = None,
+    chosen: Tensor | None = None,
+) -> Prepared:
+    """Run the prompt, find its nodes, and see to it that the graph fits.
+
+    `chosen` are the latents that are nodes, where they are known. Raises as `attribution_graph`.
+    """
     settings = settings or GraphSettings()
     if keep is None:
         keep = torch.arange(len(tokens), device=tokens.device) > 0
@@ -107,10 +163,28 @@ def attribution_graph(
     room = budget(forward, nodes, settings.most_latents, settings.memory_bytes)
     if settings.row_share is None:
         check_edges(room, nodes, settings.most_latents, settings.memory_bytes)
-    rows_of = partial(rows, forward, replacement, nodes, batch=room.batch)
-    chosen = most_influential(nodes, rows_of, settings.most_latents, step=_STEPS * room.batch)
-    num_active, nodes = len(nodes.latents), with_latents(nodes, chosen)
-    return _written(forward, replacement, nodes, settings, room.batch, num_active, progress)
+    if chosen is None:
+        rows_of = partial(rows, forward, replacement, nodes, batch=room.batch)
+        step = _STEPS * room.batch
+        chosen = most_influential(nodes, rows_of, settings.most_latents, step=step)
+    selected = with_latents(nodes, chosen)
+    return Prepared(
+        forward, replacement, selected, chosen, len(nodes.latents), room.batch, settings
+    )
+
+
+def assembled(made: Prepared, pieces: Sequence[Piece]) -> AttributionGraph:
+    """The graph of pieces that together have a row for each target.
+
+    Raises `GraphError` where one has none, or two.
+    """
+    whole = joined(pieces, made.nodes)
+    names = bias_names(made.forward, made.replacement)
+    forward = made.forward
+    return AttributionGraph(
+        forward.tokens, forward.keep, made.nodes, whole.graph, whole.biases, tuple(names),
+        made.num_active, whole.missing,
+    )  # fmt: skip
 
 
 def all_nodes(
@@ -128,64 +202,3 @@ def all_nodes(
         most=settings.most_logits,
     )
     return Nodes(tuple(parts), latents, tuple(errors), tuple(errors.values()), logits)
-
-
-def _written(
-    forward: FrozenForward,
-    replacement: Replacement,
-    nodes: Nodes,
-    settings: GraphSettings,
-    batch: int,
-    num_active: int,
-    progress: Callable[[float], None],
-) -> AttributionGraph:
-    num_latents, num_logits = len(nodes.latents), len(nodes.logits.token)
-    writer = RowWriter(
-        num_latents, nodes.num_errors, nodes.num_positions, num_logits, share=settings.row_share
-    )
-    names = bias_names(forward, replacement)
-    biases = torch.zeros(num_latents + num_logits, len(names))
-    targets = torch.cat([torch.arange(num_latents), nodes.num_sources + torch.arange(num_logits)])
-    missing, done = 0.0, 0
-    for found in rows(forward, replacement, nodes, targets, batch=batch):
-        missing = max(missing, _checked(found, settings.tolerance))
-        writer.add(found.targets, found.values)
-        _check_size(writer, settings)
-        place = torch.where(
-            found.targets < num_latents,
-            found.targets,
-            found.targets - nodes.num_sources + num_latents,
-        )
-        biases[place.cpu()] = found.biases.cpu()
-        done += len(found.targets)
-        progress(done / len(targets))
-    probabilities = nodes.logits.probability.double().cpu().numpy()
-    graph = writer.finish(probabilities)
-    return AttributionGraph(
-        forward.tokens, forward.keep, nodes, graph, biases, tuple(names), num_active, missing
-    )
-
-
-def _checked(found: Rows, tolerance: float) -> float:
-    worst = float(found.missing.max())
-    if not worst <= tolerance:
-        row = int(found.missing.argmax())
-        raise GraphError(
-            f"The row of node {int(found.targets[row])} adds up to something else than its target "
-            f"reads: {worst:.2g} of all that went in is missing, and {tolerance:.2g} is allowed. "
-            "Load the model in float32 (model.dtype=float32); if it stays, the model has a path "
-            "between its parts that is not linear and not known here."
-        )
-    return worst
-
-
-def _check_size(writer: RowWriter, settings: GraphSettings) -> None:
-    from bathyscope.attribution.graphs.budget import EDGE_BYTES
-
-    held = writer.num_edges * EDGE_BYTES
-    if held > settings.memory_bytes * 3 // 4:
-        raise GraphError(
-            f"The edges so far take {held / 1e9:.2f} GB, and the budget is "
-            f"{settings.memory_bytes / 1e9:.2f} GB. Set a smaller attribute.most_latents or "
-            "attribute.row_share, or raise attribute.memory_bytes."
-        )
