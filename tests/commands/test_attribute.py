@@ -101,6 +101,19 @@ def test_a_cross_layer_transcoder(run_config: Config) -> None:
     assert all(row["trust"]["frozen_error"] < 1e-4 for row in rows)
 
 
+def test_workers_may_share_the_rows_of_a_prompt(run_config: Config) -> None:
+    """The same graphs, and what the workers left between them is gone."""
+    _, whole, _ = attributed(run_config)
+    config = changed(run_config, attribute__name="shared", attribute__parts=3)
+    _, found, _ = attributed(config)
+    for one, other in zip(found, whole, strict=True):
+        for name in ("latents", "edges", "kept_latents", "kept_edges"):
+            assert one[name] == other[name]
+        assert one["replacement"] == pytest.approx(other["replacement"], rel=1e-5)
+    assert not (Path(run_config.url) / "graph_rows" / "shared").exists()
+    assert attributed(config)[1] == found
+
+
 def test_a_broken_bound_fails_the_command(run_config: Config) -> None:
     _, rows, _ = attributed(run_config)
     strict = changed(run_config, attribute__least_pearson=1.0)

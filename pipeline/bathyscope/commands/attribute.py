@@ -10,10 +10,13 @@ from bathyscope.commands.run import Record, Step, carry_out
 from bathyscope.commands.text_table import text_table
 from bathyscope.config import Config
 from bathyscope.runs.run import ATTRIBUTIONS, GRAPHS, Run
+from bathyscope.runs.work import is_complete
+from bathyscope.stages import attribute as stage
 from bathyscope.stages.attribute import names_of
 from bathyscope.stages.attribute_pairs import names_of_nodes, read_pairs
 from bathyscope.stages.prompts import read_prompts
 from bathyscope.stages.recorded import with_given_model
+from bathyscope.stores.objects import Objects
 from bathyscope.values import Json
 
 _TEXT = 28
@@ -52,7 +55,11 @@ def _graphs(config: Config, record: Record, say: Callable[[str], None]) -> bool:
     longest = max(len(prompt.tokens) for prompt in prompts)
     shown = ", ".join(names[:4]) + (f" … {names[-1]}" if len(names) > 4 else "")
     say(f"attribute  {len(prompts)} prompts of up to {longest} tokens with {shown}")
-    carry_out(config, [Step("attribute", "attribute", config)], record=record, screen=Screen())
+    steps = [Step("attribute", "attribute", config)]
+    done = is_complete(Objects(config.url), stage.units(config), force=config.force)
+    if config.attribute.parts > 1 and not done:
+        steps.insert(0, Step("rows", "attribute_rows", config))
+    carry_out(config, steps, record=record, screen=Screen())
     run = Run(config.url)
     rows = run.graphs(config.attribute.name)["prompts"]
     say(table(rows))

@@ -47,6 +47,9 @@ class AttributeConfig:
     row_share: float = option(
         1.0, "share of a row's mass that is kept, such as 0.999, with bounds; 1 keeps every edge"
     )
+    parts: int = positive(
+        1, "parts of a prompt's rows that workers share; 1: a worker has whole prompts"
+    )
     memory_bytes: int = positive(8 * 2**30, "for gradients and edges of one graph")
     node_threshold: float = not_negative(0.8, "share of influence that pruning keeps in nodes")
     edge_threshold: float = not_negative(0.98, "share of the edges' scores that pruning keeps")

@@ -35,6 +35,7 @@ REPORT = "report"
 LADDER = "ladder"
 GRAPHS = "graphs"
 ATTRIBUTIONS = "attributions"
+GRAPH_ROWS = "graph_rows"
 
 T = TypeVar("T")
 

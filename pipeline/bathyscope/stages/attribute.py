@@ -13,7 +13,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from bathyscope.attribution.graphs.build import GraphSettings, attribution_graph
+from bathyscope.attribution.graphs.build import (
+    AttributionGraph,
+    GraphSettings,
+    assembled,
+    attribution_graph,
+    prepared,
+)
 from bathyscope.attribution.graphs.columns import places_of
 from bathyscope.attribution.graphs.order import order_of
 from bathyscope.attribution.graphs.prune import prune
@@ -22,11 +28,12 @@ from bathyscope.config import Config
 from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.errors import ConfigError
 from bathyscope.models.load import LoadedModel
-from bathyscope.runs.run import DICTIONARIES, GRAPHS, Run
+from bathyscope.runs.run import DICTIONARIES, GRAPH_ROWS, GRAPHS, Run
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
 from bathyscope.stages.graph_figures import DEFINITIONS, figures_of
 from bathyscope.stages.graph_output import Made, Origin, close, folder_of, write_graph
+from bathyscope.stages.graph_pieces import pieces_of
 from bathyscope.stages.model import describe_model, load_whole
 from bathyscope.stages.prompts import Prompt, check_lengths, read_prompts
 from bathyscope.stages.stage import Guard, Outcome
@@ -36,8 +43,10 @@ from bathyscope.values import Json, Receipt, Unit, UnitPlan
 NAME = "attribute"
 SEMANTICS = 1
 TRANSCODERS = ("transcoder", "skip_transcoder", "cross_layer_transcoder")
-_NOT_IDENTITY = ("name", "prompts", "text_key", "dictionaries", "memory_bytes", "trust_batch",
-                 "most_frozen_error", "least_pearson")  # fmt: skip
+_NOT_IDENTITY = (
+    "name", "prompts", "text_key", "dictionaries", "parts", "memory_bytes", "trust_batch",
+    "most_frozen_error", "least_pearson", "pairs", "method", "nodes", "metric", "align", "ig_steps",
+)  # fmt: skip
 """What graphs do not depend on, or what the identity has in another form."""
 
 
@@ -148,15 +157,9 @@ def open(config: Config, work: Work) -> Context:
 def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     """Make, prune and check the graph of a prompt, and write its files."""
     prompt, settings = context.prompts[unit.start], context.config.attribute
-    model, device = context.loaded.model, context.loaded.input_device
+    model = context.loaded.model
     started = time.time()
-    found = attribution_graph(
-        model,
-        context.dictionaries,
-        torch.tensor(prompt.tokens, device=device),
-        settings=graph_settings(context.config, prompt),
-        progress=lambda done: guard.progress(0.8 * done, "rows"),
-    )
+    found = _graph(unit, context, guard)
     guard.check()
     order = order_of(found.graph)
     pruned = prune(
@@ -190,6 +193,26 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     return Outcome(valid=1, figures={**figures, "slug": slug})
 
 
+def _graph(unit: Unit, context: Context, guard: Guard) -> AttributionGraph:
+    """The graph of a prompt: made here, or of the rows that several workers have made."""
+    prompt, parts = context.prompts[unit.start], context.config.attribute.parts
+    tokens = torch.tensor(prompt.tokens, device=context.loaded.input_device)
+    settings = graph_settings(context.config, prompt)
+    model, dictionaries = context.loaded.model, context.dictionaries
+
+    def progress(done: float) -> None:
+        guard.progress(0.8 * done, "rows")
+
+    if parts == 1:
+        return attribution_graph(model, dictionaries, tokens, settings=settings, progress=progress)
+    rows = f"{GRAPH_ROWS}/{context.config.attribute.name}"
+    run = Run(context.config.url)
+    keys = run.manifest(rows).facts["keys"][unit.start * parts : (unit.start + 1) * parts]
+    pieces, chosen = pieces_of(run.objects.at(rows), keys)
+    made = prepared(model, dictionaries, tokens, settings=settings, chosen=chosen)
+    return assembled(made, pieces)
+
+
 def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
     """Put the figures of all prompts into one table and publish."""
     rows = [dict(receipts[index].figures) for index in sorted(receipts)]
@@ -205,6 +228,9 @@ def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Jso
         "files_folder": folder_of(segment),
     }
     publish(begun, facts)
+    run, rows_folder = Run(config.url), f"{GRAPH_ROWS}/{config.attribute.name}"
+    run.objects.delete_folder(rows_folder)
+    run.objects.sweep(rows_folder)
     return facts
 
 
