@@ -41,12 +41,16 @@ def from_bytes(data: bytes) -> tuple[Piece, torch.Tensor]:
     """What `to_bytes` wrote: the piece, and the latents that are nodes."""
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
+    num_latents, num_errors, num_tokens, num_logits = (int(n) for n in arrays["counts"])
     gone = {n.partition(".")[2]: a for n, a in arrays.items() if n.startswith("dropped.")}
     graph = Graph(
         arrays["indptr"],
         arrays["indices"],
         arrays["values"],
-        *arrays["counts"].tolist(),
+        num_latents,
+        num_errors,
+        num_tokens,
+        num_logits,
         arrays["probabilities"],
         Dropped(**gone) if gone else None,
     )
