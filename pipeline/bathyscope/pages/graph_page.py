@@ -74,7 +74,8 @@ lowers it</li>
 </div>
 <p id="keys" class="quiet">Positions run to the right, layers upward. Point at a node for its
 figures, click to pin it. With the drawing in focus, arrow keys step to the next node, Enter pins
-it, Escape unpins all.</p>
+it, Escape unpins all. With nothing chosen the 400 edges of the highest scores are drawn; of a
+chosen node the 150 strongest into it and the 150 strongest out of it.</p>
 <p id="status" class="spoken" role="status" aria-live="polite"></p>"""
 
 

@@ -5,7 +5,7 @@
 
 bathyscope.draw = (() => {
   const BASE_EDGES = 400;
-  const CHOSEN_EDGES = 400;
+  const CHOSEN_EDGES = 150;
   const LIGHT = {
     ink: "#000", quiet: "#444", rule: "#ccc", paper: "#fff", band: "#f4f5f4",
     positive: "#0a5f9e", negative: "#b8430a", accent: "#0b6b78",
