@@ -11,7 +11,7 @@ from bathyscope.attribution.virtual_weights import VirtualWeights, virtual_weigh
 from bathyscope.errors import ConfigError
 from bathyscope.models.families import family_of
 from decoders import DECODERS, LAYERS, decoder, random_dictionary
-from graph_cases import transcoders
+from row_cases import transcoders
 
 
 def parts_of(family: str, kind: str = "transcoder") -> tuple[Part, ...]:

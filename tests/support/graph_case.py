@@ -31,13 +31,15 @@ class GraphCase(NamedTuple):
     columns: GraphColumns
 
 
-def transcoders(kind: str, layers: Sequence[int] = range(LAYERS)) -> dict[str, AnyDictionary]:
+def transcoders(
+    kind: str, layers: Sequence[int] = range(LAYERS), activation: str = "topk"
+) -> dict[str, AnyDictionary]:
     """One for each layer, or one over all of them."""
     reads, writes = [f"mlp_in.{n}" for n in layers], [f"mlp_out.{n}" for n in layers]
     if kind == "cross_layer_transcoder":
-        return {"clt": random_dictionary(kind, reads, writes)}
+        return {"clt": random_dictionary(kind, reads, writes, activation=activation)}
     return {
-        f"t{n}": random_dictionary(kind, [read], [write])
+        f"t{n}": random_dictionary(kind, [read], [write], activation=activation)
         for n, read, write in zip(layers, reads, writes, strict=True)
     }
 

@@ -13,7 +13,7 @@ from bathyscope.attribution.graphs.influence import influence_of
 from bathyscope.attribution.graphs.order import order_of
 from bathyscope.errors import BathyscopeError, ConfigError, GraphError, ModelError
 from decoders import CONTEXT, decoder, random_dictionary, random_model
-from graph_cases import TOKENS, transcoders
+from row_cases import TOKENS, transcoders
 
 
 def graph_of(**settings: Any) -> AttributionGraph:

@@ -12,7 +12,7 @@ from bathyscope.attribution.graphs.gradients import bias_names
 from bathyscope.attribution.graphs.replacement import encoder_rows
 from bathyscope.models.families import family_of
 from decoders import DECODERS, LAYERS, WIDTH, decoder, random_model
-from graph_cases import TOKENS, graph_of, transcoders
+from row_cases import TOKENS, graph_of, transcoders
 
 FAMILIES = sorted(DECODERS)
 
@@ -41,7 +41,7 @@ def test_incoming_attributions_and_biases_add_up(family: str, kind: str) -> None
 
 @pytest.mark.parametrize("activation", ["batch_topk", "jumprelu", "relu", "gated"])
 def test_every_activation_function(activation: str) -> None:
-    dictionaries = transcoders("transcoder", activation)
+    dictionaries = transcoders("transcoder", activation=activation)
     for dictionary in dictionaries.values():
         if activation == "batch_topk":
             dictionary.parts[0].activation.threshold.fill_(0.3)  # type: ignore[operator,union-attr]

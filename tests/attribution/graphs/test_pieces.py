@@ -10,7 +10,7 @@ from bathyscope.attribution.graphs.build import GraphSettings, Prepared, assembl
 from bathyscope.attribution.graphs.pieces import joined
 from bathyscope.errors import GraphError
 from decoders import decoder
-from graph_cases import TOKENS, transcoders
+from row_cases import TOKENS, transcoders
 
 
 def made(**settings: object) -> Prepared:

@@ -13,7 +13,7 @@ from bathyscope.attribution.graphs.influence import influence_of
 from bathyscope.attribution.graphs.order import order_of
 from bathyscope.attribution.graphs.trust import GraphTrust, graph_trust
 from decoders import DECODERS, decoder
-from graph_cases import TOKENS, transcoders
+from row_cases import TOKENS, transcoders
 
 
 def trust_of(family: str, kind: str, sample: int = 12) -> tuple[AttributionGraph, GraphTrust]:

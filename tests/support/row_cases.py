@@ -11,22 +11,12 @@ from bathyscope.attribution.graphs.gradients import Rows, rows
 from bathyscope.attribution.graphs.nodes import Nodes
 from bathyscope.attribution.graphs.replacement import Replacement
 from bathyscope.dictionaries.kinds import AnyDictionary
-from decoders import LAYERS, random_dictionary
+from graph_case import transcoders
+
+__all__ = ["KEEP", "TOKENS", "graph_of", "transcoders"]
 
 TOKENS = torch.tensor([5, 17, 90, 17, 33, 64, 5])
 KEEP = torch.arange(len(TOKENS)) > 0
-
-
-def transcoders(kind: str, activation: str = "topk") -> dict[str, AnyDictionary]:
-    """One for each layer, or one over all layers."""
-    layers = range(LAYERS)
-    reads, writes = [f"mlp_in.{n}" for n in layers], [f"mlp_out.{n}" for n in layers]
-    if kind == "cross_layer_transcoder":
-        return {"clt": random_dictionary(kind, reads, writes, activation=activation)}
-    return {
-        f"t{n}": random_dictionary(kind, reads[n : n + 1], writes[n : n + 1], activation=activation)
-        for n in layers
-    }
 
 
 def graph_of(
