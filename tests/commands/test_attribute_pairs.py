@@ -59,7 +59,8 @@ def test_exact_patching_agrees_with_itself(run_config: Config) -> None:
         assert row["nodes"] > 4 * 4
         assert row["trust"]["pearson"] == pytest.approx(1)
         assert row["trust"]["top10_recall"] == 1
-    assert "if: The if statement" in told
+    assert [line.split()[0] for line in told.splitlines()[-4:-1]] == ["pair", "if", "an"]
+    assert "The if statement" in told
     table = pq.read_table(Path(run_config.url) / "attributions" / "exact" / rows[0]["key"])
     assert len(table) == rows[0]["nodes"]
     for node in table.to_pylist():
@@ -75,6 +76,8 @@ def test_methods_come_with_what_agrees(run_config: Config, method: str) -> None:
     assert all(row["trust"]["sample"] == 16 for row in rows)
     assert all(row["trust"]["spearman"] is not None for row in rows)
     assert f"{method} of logit_difference over heads, queries, keys" in told
+    gaps = [row["trust"]["completeness_gap"] for row in rows]
+    assert all(gap < 0.05 for gap in gaps) if method == "ig" else gaps == [None, None]
 
 
 def test_latents_are_nodes_of_the_dictionaries(run_config: Config) -> None:

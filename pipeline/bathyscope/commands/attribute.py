@@ -100,7 +100,8 @@ def table_of_pairs(rows: Sequence[Json]) -> str:
         recall = next(value for key, value in trust.items() if key.endswith("_recall"))
         cells.append(
             [
-                _cut(f"{row['pair']}: {row['clean']}"),
+                str(row["pair"]),
+                _cut(row["clean"]),
                 f"{row['metric_clean']:.2f}",
                 f"{row['metric_corrupted']:.2f}",
                 f"{row['nodes']:,}",

@@ -21,6 +21,7 @@ from bathyscope.attribution.nodes import (
     Pairs,
     atp_star,
     attribution_patching,
+    completeness_gap,
     contrast,
     every_layer,
     exact_patching,
@@ -178,7 +179,10 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
         "metric_corrupted": float(problem.corrupted_metric[0]),
         "nodes": problem.num_nodes,
         "top": [vars(node) for node in scores.top(_TOP)],
-        "trust": _trust(scores, chosen, exact.double().numpy()),
+        "trust": {
+            **_trust(scores, chosen, exact.double().numpy()),
+            "completeness_gap": _gap(problem, scores),
+        },
         "key": key,
     }
     return Outcome(valid=1, figures=figures)
@@ -257,6 +261,17 @@ def _trust(scores: Scores, chosen: np.ndarray, exact: np.ndarray) -> Json:
         "spearman": number(spearman(true, found)),
         f"top{_TOP}_recall": number(topk_recall(true, found, _TOP)),
     }
+
+
+def _gap(problem: Contrast, scores: Scores) -> float | None:
+    """Largest |Σ of the scores of a place - what changing all of it does|, in the metric's unit.
+
+    Only for integrated gradients, which promise that it is small.
+    """
+    if scores.method != "ig" or not problem.places:
+        return None
+    gaps = [completeness_gap(problem, scores, place) for place in problem.places]
+    return float(torch.stack(gaps).abs().max())
 
 
 def _table(scores: Scores, chosen: np.ndarray, exact: np.ndarray) -> pa.Table:
