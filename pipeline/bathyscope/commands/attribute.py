@@ -92,9 +92,9 @@ def _held(config: Config, rows: Sequence[Json], name: str, say: Callable[[str], 
 
 def table_of_pairs(rows: Sequence[Json]) -> str:
     """The metric of each pair, what agrees with exact patching, and its first nodes."""
-    cells = [
-        ["pair", "clean", "corrupted", "nodes", "Pearson", "Spearman", "recall", "first nodes"]
-    ]
+    head = ["pair", "prompt", "clean", "corrupted", "nodes", "Pearson", "Spearman", "recall",
+            "first nodes"]  # fmt: skip
+    cells = [head]
     for row in rows:
         trust = row["trust"]
         recall = next(value for key, value in trust.items() if key.endswith("_recall"))
