@@ -122,18 +122,23 @@ class Scores:
 
 @torch.no_grad()
 def contrast(
-    model: nn.Module, pairs: Pairs, metric: str | Metric, node_sets: Sequence[NodeSet]
+    model: nn.Module,
+    pairs: Pairs,
+    metric: str | Metric,
+    node_sets: Sequence[NodeSet],
+    *,
+    layers: Sequence[int] = (),
 ) -> Contrast:
     """Run the clean and the corrupted prompts, and find the nodes.
 
-    `metric` is a name of `metrics.NAMES` or a function of logits. Raises ConfigError for prompts
-    that are longer than the context and for a metric that gives no number per pair,
-    HookPointError where a node set does not fit the model, NonFiniteError for activations or
-    metrics that are not finite.
+    `metric` is a name of `metrics.NAMES` or a function of logits. Forwards may resume at the layers
+    of nodes, and at `layers`. Raises ConfigError for prompts that are longer than the context and
+    for a metric that gives no number per pair, HookPointError where a node set does not fit the
+    model, NonFiniteError for activations or metrics that are not finite.
     """
     require_context(model, pairs.positions)
     places = list(dict.fromkeys(p for nodes in node_sets for p in nodes.places(model)))
-    starts = _starts(model, places)
+    starts = _starts(model, {*(p.layer for p in places), *layers})
     returned: list[bool] = []
     with blocks_return_tuple(model, returned):
         clean = traced(model, pairs.clean, [*places, *starts.values()])
@@ -159,11 +164,13 @@ def contrast(
     )  # fmt: skip
 
 
-def _starts(model: nn.Module, places: Sequence[Place]) -> dict[int, Place]:
-    """Layer -> its input, for the layers of places that have others before them."""
-    held = layer_numbers(model)
-    layers = {p.layer for p in places if p.layer is not None and p.layer in held[1:]}
-    return {layer: place_of(model, f"resid_pre.{layer}") for layer in sorted(layers)}
+def _starts(model: nn.Module, layers: set[int | None]) -> dict[int, Place]:
+    """Layer -> its input, for those of the layers that have others before them."""
+    return {
+        layer: place_of(model, f"resid_pre.{layer}")
+        for layer in layer_numbers(model)[1:]
+        if layer in layers
+    }
 
 
 def require_slope(contrast: Contrast, method: str) -> None:

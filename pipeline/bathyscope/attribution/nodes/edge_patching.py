@@ -56,15 +56,14 @@ def _patched(
 
     The readers have one kind of input; `added` is [readers · pairs, positions, d].
     """
-    inputs = repeated(problem.pairs.clean, len(readers))
-    places = parts.inputs(readers[0])
-    shift: dict[Place, Change] = {_shifted(parts, readers[0]): lambda x: x + added.to(x.dtype)}
-    if not places:
-        trace = traced(problem.model, inputs, changes=shift)
-    else:
-        seen = traced(problem.model, inputs, places, changes=shift).tensors
-        puts: dict[Place, Change] = {p: _put(seen[p], p, readers) for p in places}
-        trace = traced(problem.model, inputs, changes=puts)
+    inputs, places = repeated(problem.pairs.clean, len(readers)), parts.inputs(readers[0])
+    shifted = _shifted(parts, readers[0])
+    changes: dict[Place, Change] = {shifted: lambda x: x + added.to(x.dtype)}
+    with problem.resumed(shifted, len(readers)):
+        trace = traced(problem.model, inputs, places, changes=changes)
+        if places:
+            changes = {p: _put(trace.tensors[p], p, readers) for p in places}
+            trace = traced(problem.model, inputs, changes=changes)
     return evaluated(problem.metric, trace.logits, len(problem.pairs))
 
 

@@ -91,7 +91,7 @@ def edge_attribution(
     if steps < 0:
         raise ConfigError(f"steps is {steps}; wanted 0 for EAP, or a number of midpoints.")
     parts = Components(model, heads=heads)
-    problem = contrast(model, pairs, metric, [])
+    problem = contrast(model, pairs, metric, [], layers=parts.layers)
     if steps == 0:
         require_slope(problem, "EAP")
     changes = write_changes(problem, parts)
