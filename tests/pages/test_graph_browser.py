@@ -213,7 +213,7 @@ def test_a_graph_of_one_latent_and_of_ten_thousand_nodes(tmp_path: Path) -> None
           for (const value of [900, 500, 100, 1000]) {
             slider.value = value;
             slider.dispatchEvent(new Event("input"));
-            await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+            await new Promise((resolve) => setTimeout(resolve, 60));
             counts.push(bathyscope.page.state.visible.reduce((sum, v) => sum + v, 0));
           }
           document.title = JSON.stringify([bathyscope.page.graph.numNodes, ...counts]);
