@@ -51,6 +51,9 @@ class AttributeConfig:
         1, "parts of a prompt's rows that workers share; 1: a worker has whole prompts"
     )
     memory_bytes: int = positive(8 * 2**30, "for gradients and edges of one graph")
+    spool: str | None = option(
+        None, "local folder for the edges while a graph is made, where memory does not hold them"
+    )
     node_threshold: float = not_negative(0.8, "share of influence that pruning keeps in nodes")
     edge_threshold: float = not_negative(0.98, "share of the edges' scores that pruning keeps")
     trust_sample: int = not_negative(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from bathyscope.config import Config
 from bathyscope.config_rules.choices import one_of
 from bathyscope.errors import ConfigError
@@ -23,6 +25,11 @@ def check(config: Config) -> None:
     one_of("attribute.method", settings.method, ("exact", "atp", "atp_star", "ig"))
     one_of("attribute.metric", settings.metric, ("logit_difference", "log_probability", "kl"))
     one_of("attribute.align", settings.align, ("equal", "left", "right"))
+    if settings.spool is not None and not Path(settings.spool).is_dir():
+        raise ConfigError(
+            f"attribute.spool is {settings.spool!r}, and there is no such folder. Make it, on a "
+            "local disk with room for 8 bytes per edge, twice."
+        )
     if prompts and settings.pairs is not None:
         raise ConfigError(
             "attribute.prompts and attribute.pairs are both set. Prompts become graphs, and pairs "

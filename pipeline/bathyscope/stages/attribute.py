@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -44,7 +45,7 @@ NAME = "attribute"
 SEMANTICS = 1
 TRANSCODERS = ("transcoder", "skip_transcoder", "cross_layer_transcoder")
 _NOT_IDENTITY = (
-    "name", "prompts", "text_key", "dictionaries", "parts", "memory_bytes", "trust_batch",
+    "name", "prompts", "text_key", "dictionaries", "parts", "memory_bytes", "spool", "trust_batch",
     "most_frozen_error", "least_pearson", "pairs", "method", "nodes", "metric", "align", "ig_steps",
 )  # fmt: skip
 """What graphs do not depend on, or what the identity has in another form."""
@@ -254,4 +255,5 @@ def graph_settings(config: Config, prompt: Prompt) -> GraphSettings:
         most_latents=settings.most_latents,
         row_share=None if settings.row_share == 1 else settings.row_share,
         memory_bytes=settings.memory_bytes,
+        spool=None if settings.spool is None else Path(settings.spool),
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from bathyscope.attribution.graphs.build import GraphSettings, Prepared, assembled, prepared
+from bathyscope.attribution.graphs.order import order_of
 from bathyscope.attribution.graphs.pieces import joined
+from bathyscope.attribution.graphs.prune import prune
 from bathyscope.errors import GraphError
 from decoders import decoder
 from row_cases import TOKENS, transcoders
@@ -36,6 +40,19 @@ def test_pieces_are_the_whole(parts: int, row_share: float | None) -> None:
         for name in ("row_sums", "mass", "counts", "largest", "last_latent", "column_shares",
                      "propensity"):  # fmt: skip
             np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-4, atol=1e-6)
+
+
+def test_edges_may_lie_in_files_that_go_with_the_graph(tmp_path: Path) -> None:
+    """More than the memory allows, and no file is left that anybody could see."""
+    whole = assembled(made(), [made().piece(made().targets)])
+    one = made(spool=tmp_path, memory_bytes=45_000)
+    found = assembled(one, [one.piece(one.share(part, 2)) for part in range(2)])
+    assert isinstance(found.graph.values, np.memmap)
+    np.testing.assert_array_equal(found.graph.indices, whole.graph.indices)
+    np.testing.assert_allclose(found.graph.values, whole.graph.values, rtol=1e-4, atol=1e-6)
+    order = order_of(found.graph)
+    assert prune(found.graph, order=order).nodes.tolist() == prune(whole.graph).nodes.tolist()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_latents_that_are_known_are_not_chosen_again() -> None:

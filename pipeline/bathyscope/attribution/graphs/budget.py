@@ -63,6 +63,6 @@ def check_edges(found: Budget, nodes: Nodes, most_latents: int, memory_bytes: in
         f"A graph of {targets:,} latents and {others:,} other sources has up to "
         f"{found.edge_bytes / EDGE_BYTES:,.0f} edges, {found.edge_bytes / 1e9:.2f} GB, and the "
         f"budget is {memory_bytes / 1e9:.2f} GB. Set attribute.most_latents={max(fits, 1)}, or "
-        "attribute.row_share=0.999 to keep only the largest entries of each row, or raise "
-        "attribute.memory_bytes."
+        "attribute.row_share=0.999 to keep only the largest entries of each row, name a local "
+        "folder for the edges with attribute.spool, or raise attribute.memory_bytes."
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -52,6 +53,8 @@ class GraphSettings:
     """Share of a row's mass that is kept (0.999), with bounds on the rest; None keeps all."""
     memory_bytes: int = 8 * 2**30
     """For gradients and edges."""
+    spool: Path | None = None
+    """Local folder for the edges, which may then be more than the memory; None holds them there."""
     tolerance: float = 1e-3
     """How far the sum of a row may be from what its target reads, of all that went in."""
 
@@ -137,6 +140,7 @@ class Prepared:
             row_share=self.settings.row_share,
             memory_bytes=self.settings.memory_bytes,
             tolerance=self.settings.tolerance,
+            spool=self.settings.spool,
             progress=progress,
         )
 
@@ -161,7 +165,7 @@ def prepared(
     forward = run_frozen(model, replacement, tokens, keep)
     nodes = all_nodes(model, forward, replacement, settings)
     room = budget(forward, nodes, settings.most_latents, settings.memory_bytes)
-    if settings.row_share is None:
+    if settings.row_share is None and settings.spool is None:
         check_edges(room, nodes, settings.most_latents, settings.memory_bytes)
     if chosen is None:
         rows_of = partial(rows, forward, replacement, nodes, batch=room.batch)
@@ -178,7 +182,7 @@ def assembled(made: Prepared, pieces: Sequence[Piece]) -> AttributionGraph:
 
     Raises `GraphError` where one has none, or two.
     """
-    whole = joined(pieces, made.nodes)
+    whole = joined(pieces, made.nodes, spool=made.settings.spool)
     names = bias_names(made.forward, made.replacement)
     forward = made.forward
     return AttributionGraph(

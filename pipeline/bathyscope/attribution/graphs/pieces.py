@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from bathyscope.attribution.graphs.budget import EDGE_BYTES
 from bathyscope.attribution.graphs.gradients import Rows
 from bathyscope.attribution.graphs.graph import Dropped, Graph
 from bathyscope.attribution.graphs.nodes import Nodes
-from bathyscope.attribution.graphs.rows import RowWriter
+from bathyscope.attribution.graphs.rows import RowWriter, new_array
 from bathyscope.attribution.graphs.spread import propensities
 from bathyscope.errors import GraphError
 
@@ -43,19 +44,22 @@ def piece_of(
     row_share: float | None,
     memory_bytes: int,
     tolerance: float,
+    spool: Path | None = None,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Piece:
     """Collect rows as they are made.
 
     Raises `GraphError` for a row that does not add up to what its target reads within the
-    tolerance, and where the edges outgrow three quarters of the memory.
+    tolerance, and where the edges outgrow three quarters of the memory and there is no folder to
+    spool them to.
     """
-    writer = _writer(nodes, row_share)
+    writer = _writer(nodes, row_share, spool)
     targets, biases, missing, done = [], [], 0.0, 0
     for rows in found:
         missing = max(missing, _checked(rows, tolerance))
         writer.add(rows.targets, rows.values)
-        _check_size(writer, memory_bytes)
+        if spool is None:
+            _check_size(writer, memory_bytes)
         targets.append(rows.targets.cpu())
         biases.append(rows.biases.cpu())
         done += len(rows.targets)
@@ -67,8 +71,11 @@ def piece_of(
     return Piece(torch.cat(targets)[order], graph, torch.cat(biases)[order], missing)
 
 
-def joined(pieces: Sequence[Piece], nodes: Nodes) -> Piece:
-    """All rows as one. Raises `GraphError` where a target has no row, or two."""
+def joined(pieces: Sequence[Piece], nodes: Nodes, *, spool: Path | None = None) -> Piece:
+    """All rows as one, with entries in files of the folder `spool` where given.
+
+    Raises `GraphError` where a target has no row, or two.
+    """
     targets = torch.cat([piece.targets for piece in pieces])
     order = targets.argsort()
     num_latents, first = len(nodes.latents), nodes.num_sources
@@ -80,18 +87,18 @@ def joined(pieces: Sequence[Piece], nodes: Nodes) -> Piece:
         )
     biases = torch.cat([piece.biases for piece in pieces if len(piece.targets)])[order]
     missing = max(piece.missing for piece in pieces)
-    graph = pieces[0].graph if len(pieces) == 1 else _merged([piece.graph for piece in pieces])
+    graph = pieces[0].graph if len(pieces) == 1 else _merged([p.graph for p in pieces], spool)
     return Piece(wanted, graph, biases, missing)
 
 
-def _merged(graphs: Sequence[Graph]) -> Graph:
+def _merged(graphs: Sequence[Graph], spool: Path | None) -> Graph:
     """Each row is in one graph and empty in the others."""
     first = graphs[0]
     lengths = sum(np.diff(graph.indptr) for graph in graphs)
     indptr = np.zeros(len(first.indptr), dtype=np.int64)
     np.cumsum(lengths, out=indptr[1:])
-    indices = np.empty(indptr[-1], dtype=np.int32)
-    values = np.empty(indptr[-1], dtype=np.float32)
+    indices = new_array(int(indptr[-1]), np.int32, spool)
+    values = new_array(int(indptr[-1]), np.float32, spool)
     for graph in graphs:
         own = np.diff(graph.indptr)
         # Where an entry goes: its place in its own row, moved to where the row is now.
@@ -119,11 +126,11 @@ def _merged_dropped(graphs: Sequence[Graph]) -> Dropped:
     )
 
 
-def _writer(nodes: Nodes, row_share: float | None) -> RowWriter:
+def _writer(nodes: Nodes, row_share: float | None, spool: Path | None) -> RowWriter:
     counts = (
         len(nodes.latents), nodes.num_errors, nodes.num_positions, len(nodes.logits.token)
     )  # fmt: skip
-    return RowWriter(*counts, share=row_share)
+    return RowWriter(*counts, share=row_share, spool=spool)
 
 
 def _probabilities(nodes: Nodes) -> np.ndarray:
@@ -149,5 +156,6 @@ def _check_size(writer: RowWriter, memory_bytes: int) -> None:
         raise GraphError(
             f"The edges so far take {held / 1e9:.2f} GB, and the budget is "
             f"{memory_bytes / 1e9:.2f} GB. Set a smaller attribute.most_latents or "
-            "attribute.row_share, or raise attribute.memory_bytes."
+            "attribute.row_share, name a folder for the edges with attribute.spool, or raise "
+            "attribute.memory_bytes."
         )

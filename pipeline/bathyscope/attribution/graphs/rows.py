@@ -5,6 +5,8 @@ Rows come in any order of targets and from any device; only what is kept leaves 
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +42,8 @@ class RowWriter:
 
     `share` None keeps every entry that is not 0. Else each row keeps its largest |entries| that
     together have that share of its mass (`truncate.covering`), and the graph also has what was
-    dropped of each row, so that influence, scores and pruning come with bounds.
+    dropped of each row, so that influence, scores and pruning come with bounds. With a `spool`
+    folder, on a local disk, the entries lie there in files that go when the graph does.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class RowWriter:
         num_logits: int,
         *,
         share: float | None = None,
+        spool: Path | None = None,
     ) -> None:
         if share is not None and not 0 < share <= 1:
             raise GraphError(f"share is {share}: wanted more than 0 and at most 1, or None.")
@@ -60,7 +64,8 @@ class RowWriter:
         self._num_nodes = self._num_sources + num_logits
         self._lengths = np.full(self._num_nodes, -1)
         self._pieces: list[_Piece] = []
-        self._slabs = _Slabs()
+        self._spool = spool
+        self._slabs = _Slabs(spool)
         self._dropped = None if share is None else _nothing_dropped(self._num_nodes)
         self._groups = target_groups(num_latents, self._num_nodes, GROUPS)
         self._columns = torch.zeros(
@@ -118,9 +123,9 @@ class RowWriter:
             )
         indptr = np.zeros(self._num_nodes + 1, dtype=np.int64)
         np.cumsum(np.maximum(self._lengths, 0), out=indptr[1:])
-        indices = np.empty(indptr[-1], dtype=np.int32)
-        values = np.empty(indptr[-1], dtype=np.float32)
-        self._slabs = _Slabs()
+        indices = new_array(int(indptr[-1]), np.int32, self._spool)
+        values = new_array(int(indptr[-1]), np.float32, self._spool)
+        self._slabs = _Slabs(self._spool)
         self._pieces.reverse()
         while self._pieces:
             piece = self._pieces.pop()
@@ -202,7 +207,8 @@ class _Slabs:
     memory twice.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, spool: Path | None = None) -> None:
+        self._spool = spool
         self._indices = np.empty(0, dtype=np.int32)
         self._values = np.empty(0, dtype=np.float32)
         self._used = 0
@@ -214,13 +220,21 @@ class _Slabs:
         size = len(indices)
         if self._used + size > len(self._indices):
             capacity = max(_SLAB, size)
-            self._indices = np.empty(capacity, dtype=np.int32)
-            self._values = np.empty(capacity, dtype=np.float32)
+            self._indices = new_array(capacity, np.int32, self._spool)
+            self._values = new_array(capacity, np.float32, self._spool)
             self._used = 0
         place = slice(self._used, self._used + size)
         self._indices[place], self._values[place] = indices, values
         self._used += size
         return self._indices[place], self._values[place]
+
+
+def new_array(size: int, dtype: type[np.generic], spool: Path | None) -> npt.NDArray[Any]:
+    """An array in memory, or of a file in a folder that nobody else sees and that goes with it."""
+    if spool is None or not size:
+        return np.empty(size, dtype=dtype)
+    with tempfile.TemporaryFile(dir=spool) as file:
+        return np.memmap(file, dtype=dtype, mode="w+", shape=(size,))
 
 
 def _place(entries: npt.NDArray[Any], piece: _Piece, indptr: Ints, into: npt.NDArray[Any]) -> None:

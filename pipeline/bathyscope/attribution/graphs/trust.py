@@ -22,11 +22,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.sparse.linalg import spsolve_triangular
 from torch import Tensor, nn
 
+from bathyscope.attribution.graphs.blocks import row_blocks
 from bathyscope.attribution.graphs.build import AttributionGraph
 from bathyscope.attribution.graphs.forward import unembedding_path
+from bathyscope.attribution.graphs.graph import Graph
+from bathyscope.attribution.graphs.order import Order, order_of
 from bathyscope.attribution.graphs.replacement import Part, encoder_rows
 from bathyscope.metrics.agreement import pearson, spearman, topk_recall
 from bathyscope.models.capture import find_module, first_argument, first_output
@@ -108,11 +110,11 @@ def graph_trust(
 def _compared(
     found: AttributionGraph, chosen: np.ndarray, held: np.ndarray, real: np.ndarray
 ) -> GraphTrust:
-    A = _matrix(found)
+    order = order_of(found.graph)
     later = _later(found, chosen)
-    expected = _expected(found, A, chosen)
+    expected = _expected(found, order, chosen)
     num = len(found.nodes.latents)
-    direct = -A[:, chosen].toarray().T
+    direct = -_edges_from(found, order, chosen)
     size = np.abs(direct).max(initial=0.0)
     error = np.abs((held - direct)[later]).max(initial=0.0)
     return GraphTrust(
@@ -147,26 +149,50 @@ def _sample(found: AttributionGraph, influence: np.ndarray, sample: int, seed: i
     return np.sort(np.concatenate([top, drawn]).astype(np.int64))
 
 
-def _matrix(found: AttributionGraph) -> sparse.csr_array:
-    """[latents + logits, latents]: A from latents to targets."""
+def _edges_from(found: AttributionGraph, order: Order, chosen: np.ndarray) -> np.ndarray:
+    """[sample, latents + logits]: A[t, s] of the chosen sources s."""
     graph, num = found.graph, len(found.nodes.latents)
-    shape = (graph.num_nodes, graph.num_nodes)
-    whole = sparse.csr_array(
-        (np.asarray(graph.values[:], dtype=np.float64), graph.indices[:], graph.indptr), shape=shape
-    )
-    return sparse.vstack([whole[:num], whole[graph.first_logit :]]).tocsr()[:, :num]
+    sample = np.full(graph.num_nodes, -1)
+    sample[chosen] = np.arange(len(chosen))
+    edges = np.zeros((len(chosen), num + graph.num_logits))
+    for run in order.upward():
+        for block in row_blocks(graph, run):
+            here = sample[block.indices]
+            hit = here >= 0
+            targets = block.spread(_place(block.rows, graph, num))
+            edges[here[hit], targets[hit]] = block.values[hit]
+    return edges
 
 
-def _expected(found: AttributionGraph, A: sparse.csr_array, chosen: np.ndarray) -> np.ndarray:
-    """[sample, latents + logits]: changes of what targets read, along all paths."""
-    num = len(found.nodes.latents)
+def _expected(found: AttributionGraph, order: Order, chosen: np.ndarray) -> np.ndarray:
+    """[sample, latents + logits]: changes of what targets read, along all paths.
+
+    By forward substitution: sources come before their targets.
+    """
+    graph, num = found.graph, len(found.nodes.latents)
     values = found.nodes.latents.value.double().cpu().numpy()
-    # (diag(a) - A) r = -diag(a) e_s: latents are sorted so that sources come before targets.
-    start = np.zeros((num, len(chosen)))
-    start[chosen, np.arange(len(chosen))] = -values[chosen]
-    system = (sparse.diags_array(values) - A[:num]).tocsr()
-    r = spsolve_triangular(system, start, lower=True) if num else start
-    return np.asarray((A @ r).T)
+    taken = np.zeros((num, len(chosen)))
+    taken[chosen, np.arange(len(chosen))] = -1.0
+    r, read = taken.copy(), np.zeros((num + graph.num_logits, len(chosen)))
+    for run in order.upward():
+        for block in row_blocks(graph, run):
+            ends = np.concatenate([[0], np.cumsum(block.lengths)])
+            shape = (len(block.rows), graph.num_nodes)
+            A = sparse.csr_array(
+                (block.values.astype(np.float64), block.indices, ends), shape=shape
+            )
+            change = A[:, :num] @ r
+            read[_place(block.rows, graph, num)] = change
+            latent = block.rows < num
+            rows = block.rows[latent]
+            r[rows] = taken[rows] + change[latent] / values[rows, None]
+    return read.T
+
+
+def _place(rows: np.ndarray, graph: Graph, num: int) -> np.ndarray:
+    """Where targets stand among latents and logits."""
+    place: np.ndarray = np.where(rows < num, rows, rows - graph.first_logit + num)
+    return place
 
 
 def _later(found: AttributionGraph, chosen: np.ndarray) -> np.ndarray:
