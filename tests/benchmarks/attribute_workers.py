@@ -62,12 +62,14 @@ def texts(config: Config) -> list[str]:
     from bathyscope.stages.inputs import model_folder
 
     tokenizer = load_tokenizer(model_folder(config))
-    first = run.corpus.split_range("held_out").start
     found: list[str] = []
-    for item in range(first, first + 4 * PROMPTS):
-        text = tokenizer.decode(run.corpus.tokens(item, item + 1)[0, 5 : 5 + LENGTH].tolist())
-        if len(tokenizer(text, add_special_tokens=False)["input_ids"]) == LENGTH:
-            found.append(text)
+    held_out = run.corpus.split_range("held_out")
+    for item in range(held_out.start, held_out.stop):
+        tokens = run.corpus.tokens(item, item + 1)[0].tolist()
+        for first in range(5, len(tokens) - LENGTH, LENGTH):
+            text = tokenizer.decode(tokens[first : first + LENGTH])
+            if len(tokenizer(text, add_special_tokens=False)["input_ids"]) == LENGTH:
+                found.append(text)
     return found[:PROMPTS]
 
 
