@@ -67,7 +67,7 @@ def test_offloaded_weights_are_refused_where_gradients_are_needed(
 def test_places_that_do_not_exist_are_refused(model_of: Callable[..., Any], pairs: Pairs) -> None:
     model = model_of("llama")
     cases = {
-        "mlp_out.7": Module(place="mlp_out.7"), "heads.9": Heads(layer=9),
+        "mlp_out.7": Module(place="mlp_out.7"), "layer 9": Heads(layer=9),
         "keys.3": Keys(layer=3), "mlp_uot.1": Module(place="mlp_uot.1"),
     }  # fmt: skip
     for name, node_set in cases.items():
@@ -75,7 +75,7 @@ def test_places_that_do_not_exist_are_refused(model_of: Callable[..., Any], pair
             contrast(model, pairs, "kl", [node_set])
     with pytest.raises(HookPointError, match="read but not patched"):
         contrast(model, pairs, "kl", [Positions(place="resid_mid.1")])
-    with pytest.raises(HookPointError, match="does not say"):
+    with pytest.raises(HookPointError, match="has no attention, so it has no heads"):
         contrast(model_of_mamba(), pairs, "kl", [Heads(layer=0)])
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from bathyscope.errors import HookPointError
 from bathyscope.models.attention import PARTS, AttentionCall, AttentionPart, attention_changed
 from bathyscope.models.families import family_of
+from bathyscope.models.heads import heads_of
 from bathyscope.models.hook_points import HookPoint, layer_numbers, resolve
 from bathyscope.models.splice import spliced
 
@@ -67,15 +69,7 @@ def changed(
 
 
 def _heads(model: nn.Module, name: str, layer: int) -> HookPoint:
-    family = family_of(getattr(model, "config", None))
-    if family is None or family.attention_projection is None:
-        what = getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__
-        raise HookPointError(
-            f"{name!r} needs to know where {what} keeps the outputs of its heads, which the table "
-            f"of families does not say. Use a module path with ':in', or attn_out.{layer}."
-        )
-    _check_layer(model, name, layer)
-    return HookPoint(name, f"{family.blocks}.{layer}.{family.attention_projection}", "in", layer)
+    return replace(heads_of(model, layer).hook_point, name=name)
 
 
 def _check_layer(model: nn.Module, name: str, layer: int) -> None:
