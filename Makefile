@@ -46,7 +46,7 @@ aot: setup
 bench: setup
 	for script in same_bytes resume_harvest harvest encode train_step train_memory train_footprint store codecs \
 	  store_faults mixing schedule s3_run receipts harvest_io replicas pipeline ray_units faults \
-	  train_kinds many latent_parallel resume graphs; do \
+	  train_kinds many latent_parallel resume graphs attribute_workers; do \
 	  $(BIN)/python tests/benchmarks/$$script.py || exit 1; done
 
 clean:

@@ -35,7 +35,7 @@ from bathyscope.stores.objects import Objects
 from bench import arguments, command, conclude, configuration, folder
 
 LAYERS = (5, 12, 20)
-PROMPTS, LENGTH = 8, 40
+PROMPTS, LENGTH = 8, 16
 
 
 def prepared(base: Path) -> list[str]:
