@@ -13,7 +13,8 @@ from bathyscope.runs.run import ATTRIBUTIONS, GRAPHS, Run
 from bathyscope.runs.work import is_complete
 from bathyscope.stages import attribute as stage
 from bathyscope.stages.attribute import names_of
-from bathyscope.stages.attribute_pairs import names_of_nodes, read_pairs
+from bathyscope.stages.attribute_pairs import names_of_nodes
+from bathyscope.stages.pairs import read_pairs
 from bathyscope.stages.prompts import read_prompts
 from bathyscope.stages.recorded import with_given_model
 from bathyscope.stores.objects import Objects

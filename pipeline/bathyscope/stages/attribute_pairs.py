@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ import torch
 
 from bathyscope.attribution.nodes import (
     Latents,
-    Pairs,
     atp_star,
     attribution_patching,
     completeness_gap,
@@ -44,6 +42,7 @@ from bathyscope.runs.work import finish as publish
 from bathyscope.stages.attribute import check_placement, in_float32, matching
 from bathyscope.stages.inputs import model_folder
 from bathyscope.stages.model import describe_model, load_whole
+from bathyscope.stages.pairs import Pair, read_pairs, tokens_of
 from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.stores.objects import Objects
 from bathyscope.values import Json, Receipt, Unit, UnitPlan
@@ -53,17 +52,6 @@ SEMANTICS = 1
 LATENTS = "latents"
 _TOP = 10
 _IDENTITY = ("method", "nodes", "metric", "align", "ig_steps", "trust_sample", "seed")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One line of the file."""
-
-    id: str
-    clean: str
-    corrupted: str
-    answer: str | None
-    wrong: str | None
 
 
 @dataclass
@@ -76,40 +64,6 @@ class Context:
     pairs: list[Pair]
     objects: Objects
     segment: str
-
-
-def read_pairs(config: Config) -> list[Pair]:
-    """The pairs of the file. Raises `ConfigError` for lines that are none, and for an id twice."""
-    path = Path(config.attribute.pairs or "")
-    if not path.is_file():
-        raise ConfigError(f"attribute.pairs is {str(path)!r}, and there is no such file.")
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            found.append(_pair(line, f"{path}, line {number}", number))
-    if not found:
-        raise ConfigError(f"attribute.pairs is {str(path)!r}, which holds no pairs.")
-    ids = [pair.id for pair in found]
-    again = next((i for i in ids if ids.count(i) > 1), None)
-    if again is not None:
-        raise ConfigError(f"Two pairs have the id {again!r}. Give each its own.")
-    return found
-
-
-def _pair(line: str, where: str, number: int) -> Pair:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{where}: {error.msg}. Wanted JSON.") from error
-    given: Json = record if isinstance(record, dict) else {}
-    clean, corrupted = given.get("clean"), given.get("corrupted")
-    if not (isinstance(clean, str) and clean and isinstance(corrupted, str) and corrupted):
-        raise ConfigError(
-            f"{where} has no texts under 'clean' and 'corrupted'. Wanted both, and for most "
-            "metrics 'answer' and 'wrong', a token each, such as ' Paris'."
-        )
-    named = str(given.get("id") or number)
-    return Pair(named, clean, corrupted, given.get("answer"), given.get("wrong"))
 
 
 def units(config: Config) -> Work:
@@ -197,25 +151,6 @@ def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Jso
     facts: Json = {"results_key": key, "pairs": len(rows)}
     publish(begun, facts)
     return facts
-
-
-def tokens_of(pair: Pair, tokenizer: Any, settings: AttributeConfig) -> Pairs:
-    """A pair as tokens. Raises `ConfigError` with the pair's id for what cannot be one."""
-
-    def listed(text: str | None) -> list[str] | None:
-        return None if text is None else [text]
-
-    try:
-        return Pairs.of_texts(
-            tokenizer,
-            [pair.clean],
-            [pair.corrupted],
-            answers=listed(pair.answer),
-            wrong=listed(pair.wrong),
-            align=settings.align,  # type: ignore[arg-type]
-        )
-    except ConfigError as error:
-        raise ConfigError(f"The pair {pair.id!r}: {error}") from error
 
 
 def _names(config: Config, run: Run) -> list[str]:
