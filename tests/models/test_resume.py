@@ -12,7 +12,7 @@ from bathyscope.errors import HookPointError
 from bathyscope.models.capture import capture
 from bathyscope.models.families import family_of
 from bathyscope.models.resume import blocks_return_tuple, resumed
-from decoders import DECODERS, make_model
+from double_decoders import DECODERS, make_model
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [9, 8, 7, 6, 5]])
 
