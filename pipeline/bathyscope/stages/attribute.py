@@ -82,17 +82,20 @@ def in_float32(config: Config) -> Config:
 def names_of(config: Config, run: Run) -> list[str]:
     """The transcoders of the run that are meant. Raises `ConfigError` where there are none."""
     names = [name for name in run.dictionaries if _is_transcoder(run, name)]
-    return matching(config, run, names if not config.attribute.dictionaries else run.dictionaries)
+    named = names if not config.attribute.dictionaries else run.dictionaries
+    return matching(config, run, named, "transcoders")
 
 
-def matching(config: Config, run: Run, names: Iterable[str]) -> list[str]:
+def matching(
+    config: Config, run: Run, names: Iterable[str], kind: str = "dictionaries"
+) -> list[str]:
     """Of these dictionaries those that are asked for. Raises `ConfigError` where none is left."""
     wanted = config.attribute.dictionaries
     found = [n for n in names if not wanted or any(fnmatch.fnmatchcase(n, p) for p in wanted)]
     if not found:
         asked = f"None is called {', '.join(wanted)}. " if wanted else ""
         raise ConfigError(
-            f"{run.url} has no dictionaries to attribute with. {asked}It has: "
+            f"{run.url} has no {kind} to attribute with. {asked}It has: "
             f"{', '.join(run.dictionaries) or 'no dictionary'}. Train some, as "
             "docs/attribution.md shows."
         )
