@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -226,3 +227,17 @@ def test_an_interrupted_force_leaves_the_old_dictionary_for_readers(
     assert torch.equal(Run(copied.url).dictionaries["main"].W_dec, old)
     run_stages(forced, stages=["train"])
     assert not torch.equal(Run(copied.url).dictionaries["main"].W_dec, old)
+
+
+def test_another_dictionary_on_the_harvest_has_a_report_of_its_own(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    """The whole command, as the README gives it, and the first one's report stays."""
+    config = tiny_config(tmp_path / "run", train__epochs=1)
+    run_stages(config)
+    before = (tmp_path / "run" / "report" / "index.html").read_bytes()
+    other = changed(config, dictionary__name="wide", dictionary__num_latents=96)
+    run_stages(other)
+    assert (tmp_path / "run" / "report" / "index.html").read_bytes() == before
+    page = (tmp_path / "run" / "report-wide" / "index.html").read_text(encoding="utf-8")
+    assert "wide" in page

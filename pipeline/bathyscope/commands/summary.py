@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bathyscope.config import Config
-from bathyscope.runs.run import DICTIONARIES, EVALUATIONS, REPORT, Run
+from bathyscope.runs.run import DICTIONARIES, EVALUATIONS, Run, report_folder
 from bathyscope.stages.fine_tune import result_name
 from bathyscope.stages.inputs import is_of_images
 from bathyscope.stages.logs import curves_command
@@ -32,7 +32,7 @@ def of_run(config: Config) -> str:
         f"loss recovered (zero) {e['loss_recovered_zero']:.3f}  ΔCE {e['delta_ce']:.3f} nats  "
         f"dead {100 * e['dead_share']:.1f} % of {e['dead_share_rows']:,} tokens"
     )
-    page = f"{config.url.rstrip('/')}/{REPORT}/index.html"
+    page = f"{config.url.rstrip('/')}/{report_folder(name)}/index.html"
     curves = curves_command(config)
     told = [f"report: {page}", *([] if curves is None else [f"curves: {curves}"])]
     return "\n".join([*told, _next(config), figures])

@@ -33,11 +33,18 @@ EVALUATIONS = "evaluations"
 FEATURES = "features"
 REPORT = "report"
 LADDER = "ladder"
+MAIN = "main"
+"""The dictionary of a run that was given no other name."""
 GRAPHS = "graphs"
 ATTRIBUTIONS = "attributions"
 GRAPH_ROWS = "graph_rows"
 
 T = TypeVar("T")
+
+
+def report_folder(dictionary: str) -> str:
+    """Where the report of a dictionary lies: `report`, and `report-<name>` of further ones."""
+    return REPORT if dictionary == MAIN else f"{REPORT}-{dictionary}"
 
 
 class Run:

@@ -12,7 +12,7 @@ from bathyscope.models.tokenizers import load_tokenizer, token_strings
 from bathyscope.pages.data import Example, Histogram, LatentPage
 from bathyscope.pages.write import write_report
 from bathyscope.runs.identity import digest
-from bathyscope.runs.run import EVALUATIONS, FEATURES, REPORT, Run
+from bathyscope.runs.run import EVALUATIONS, FEATURES, Run, report_folder
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
 from bathyscope.stages.inputs import model_folder
@@ -46,14 +46,15 @@ def units(config: Config) -> Work:
         "features": digest(run.manifest(f"{FEATURES}/{name}").identity),
     }
     plan = UnitPlan((("all", 0, 1),), 1)
-    return Work(NAME, f"{REPORT}", identity, plan, unit_name="pages", hint="Pass force=true.")
+    folder = report_folder(name)
+    return Work(NAME, folder, identity, plan, unit_name="pages", hint="Pass force=true.")
 
 
 def open(config: Config, work: Work) -> Context:
     """The tokenizer's words: every token as it looks in text."""
     tokenizer = load_tokenizer(model_folder(config))
     words = token_strings(tokenizer, range(len(tokenizer)))
-    return Context(config, Run(config.url), Objects(config.url).at(REPORT), words)
+    return Context(config, Run(config.url), Objects(config.url).at(work.artifact), words)
 
 
 def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
