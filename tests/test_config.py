@@ -42,7 +42,11 @@ NEEDED = {
 }
 """What a choice asks its user for."""
 FILES = [(group, choice) for group in GROUPS for choice in choices(group)]
-BESIDE = {"model=efficientnet_lite0": ["data=images", "data.paths=[pictures]"]}
+BESIDE = {
+    "model=efficientnet_lite0": ["data=images", "data.paths=[pictures]"],
+    # Its grid says which layer, for a sweep.
+    "experiment=layers": ["dictionary.layer=0"],
+}
 """What a choice goes together with."""
 PLANNED = ("pythia", "llama3", "qwen3", "mixtral")
 # Their dimensions are there; only who runs them must say which commit is meant.
@@ -101,7 +105,8 @@ def test_values_of_a_file_arrive(group: str, choice: str) -> None:
     for name, value in values.items():
         if whole and isinstance(value, dict):
             for inner, wanted in value.items():
-                assert getattr(getattr(config, name), inner) == wanted
+                found = getattr(getattr(config, name), inner)
+                assert found == (expanded(wanted) if inner == "points" else wanted)
         else:
             assert getattr(config if whole else getattr(config, group), name) == value
 

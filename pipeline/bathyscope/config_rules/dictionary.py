@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bathyscope.config import Config
+from bathyscope.config.ranges import collapsed
 from bathyscope.config_rules.choices import one_of
 from bathyscope.errors import ConfigError
 
@@ -57,8 +58,8 @@ def _hook(config: Config) -> None:
         return
     if not named and len(points) > 1:
         raise ConfigError(
-            f"hooks.points are {points}: say which of them the dictionary reads with "
-            "dictionary.hook, or with dictionary.inputs."
+            f"hooks.points are {collapsed(points)}: say which of them the dictionary reads with "
+            "dictionary.hook, with dictionary.inputs, or of a transcoder with dictionary.layer."
         )
 
 
@@ -66,8 +67,8 @@ def _names(setting: str, names: Sequence[str], points: Sequence[str]) -> None:
     for name in names:
         if name not in points:
             raise ConfigError(
-                f"dictionary.{setting} has {name!r}, but hooks.points are {list(points)}. Add it "
-                "there, or choose one of them."
+                f"dictionary.{setting} has {name!r}, but hooks.points are {collapsed(points)}. Add "
+                "it there, or choose one of them."
             )
     if len(set(names)) < len(names):
         raise ConfigError(f"dictionary.{setting} are {list(names)}: name each hook point once.")
