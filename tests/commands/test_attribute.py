@@ -101,6 +101,19 @@ def test_a_cross_layer_transcoder(run_config: Config) -> None:
     assert all(row["trust"]["frozen_error"] < 1e-4 for row in rows)
 
 
+def test_truncated_graphs_come_with_bounds_that_hold_the_exact_scores(run_config: Config) -> None:
+    _, whole, _ = attributed(run_config)
+    config = changed(run_config, attribute__name="cut", attribute__row_share=0.95)
+    _, found, _ = attributed(config)
+    for one, exact in zip(found, whole, strict=True):
+        assert one["edges"] < exact["edges"]
+        for score in ("replacement", "completeness"):
+            low, up = one["bounds"]["low"][score], one["bounds"]["up"][score]
+            assert low <= exact[score] <= up
+            low, up = (one["pruned_bounds"][side][score] for side in ("low", "up"))
+            assert low <= up
+
+
 def test_workers_may_share_the_rows_of_a_prompt(run_config: Config) -> None:
     """The same graphs, and what the workers left between them is gone."""
     _, whole, _ = attributed(run_config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bathyscope.attribution.graphs.bounds import score_bounds
+from bathyscope.attribution.graphs.bounds import influence_bounds, score_bounds
 from bathyscope.attribution.graphs.build import AttributionGraph
 from bathyscope.attribution.graphs.order import Order
 from bathyscope.attribution.graphs.prune import Pruned
@@ -44,7 +44,7 @@ def figures_of(found: AttributionGraph, pruned: Pruned, order: Order) -> Json:
         "pruned": _named(after.found),
     }
     if graph.dropped is not None:
-        bounds = score_bounds(graph, order, pruned.influence.nodes)
+        bounds = score_bounds(graph, order, influence_bounds(graph, order).low)
         figures["bounds"] = {"low": _named(bounds.low), "up": _named(bounds.up)}
         figures["pruned_bounds"] = {"low": _named(after.low), "up": _named(after.up)}
     return figures

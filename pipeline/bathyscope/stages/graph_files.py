@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bathyscope.attribution.graphs.blocks import row_blocks
-from bathyscope.attribution.graphs.bounds import score_bounds
+from bathyscope.attribution.graphs.bounds import influence_bounds, score_bounds
 from bathyscope.attribution.graphs.build import AttributionGraph
 from bathyscope.attribution.graphs.columns import Columns, GraphColumns
 from bathyscope.attribution.graphs.order import Order
@@ -124,7 +124,7 @@ def graph_scores(found: AttributionGraph, pruned: Pruned, order: Order) -> list[
     after = pruned_scores(graph, order, kept).found
     bounds = None
     if graph.dropped is not None:
-        bounds = score_bounds(graph, order, pruned.influence.nodes)
+        bounds = score_bounds(graph, order, influence_bounds(graph, order).low)
     return [
         Score(
             name.capitalize(),
