@@ -36,8 +36,9 @@ def faults(how: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_memory_that_is_freed_and_asked_for_again_costs_no_page_faults() -> None:
-    # Two tensors of 8 MB, a hundred times: 4,096 pages each time where they are given back.
-    assert faults("keep") < 10_000
+    # Two tensors of 8 MB, a hundred times: 4,096 pages each time where they are given back. A
+    # system that is short of memory may take some pages away in between.
+    assert faults("keep") < 0.05 * 100 * 4096
 
 
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"])

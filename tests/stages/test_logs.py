@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import struct
+import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -192,8 +193,10 @@ def test_a_store_gets_copies_at_checkpoints_and_at_the_end(
             log.write(point(11))
             log.write(point(21))
         assert stored() == [1, 11, 21]
-        # Another machine goes on after step 11, with an empty cache.
+        # Another machine goes on after step 11, with an empty cache. TensorBoard reads files in the
+        # order of their names, which start with the second in which they were made.
         shutil.rmtree(tmp_path / "cache")
+        time.sleep(1.1)
         with open_log(config, segment="s", rank=0, start=11) as log:
             log.write(point(21))
             log.write(point(31))
