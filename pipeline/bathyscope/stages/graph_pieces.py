@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bathyscope.attribution.graphs.graph import Dropped, Graph
+from bathyscope.attribution.graphs.parts import counts_of, from_parts, per_node
 from bathyscope.attribution.graphs.pieces import Piece
 from bathyscope.stores.objects import Objects
 
@@ -22,16 +22,11 @@ def to_bytes(piece: Piece, chosen: torch.Tensor) -> bytes:
         "biases": piece.biases.numpy(),
         "missing": np.array(piece.missing),
         "chosen": chosen.cpu().numpy(),
-        "indptr": graph.indptr,
         "indices": graph.indices[:],
         "values": graph.values[:],
-        "probabilities": graph.logit_probabilities,
-        "counts": np.array(
-            [graph.num_latents, graph.num_errors, graph.num_tokens, graph.num_logits]
-        ),
+        **per_node(graph),
+        **{name: np.array(count) for name, count in counts_of(graph).items()},
     }
-    if graph.dropped is not None:
-        arrays |= {f"dropped.{name}": value for name, value in vars(graph.dropped).items()}
     out = io.BytesIO()
     np.savez(out, **arrays)
     return out.getvalue()
@@ -41,19 +36,8 @@ def from_bytes(data: bytes) -> tuple[Piece, torch.Tensor]:
     """What `to_bytes` wrote: the piece, and the latents that are nodes."""
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
-    num_latents, num_errors, num_tokens, num_logits = (int(n) for n in arrays["counts"])
-    gone = {n.partition(".")[2]: a for n, a in arrays.items() if n.startswith("dropped.")}
-    graph = Graph(
-        arrays["indptr"],
-        arrays["indices"],
-        arrays["values"],
-        num_latents,
-        num_errors,
-        num_tokens,
-        num_logits,
-        arrays["probabilities"],
-        Dropped(**gone) if gone else None,
-    )
+    counts = {name: int(array) for name, array in arrays.items() if name.startswith("num_")}
+    graph = from_parts(counts, arrays, arrays["indices"], arrays["values"])
     biases, targets = torch.from_numpy(arrays["biases"]), torch.from_numpy(arrays["targets"])
     piece = Piece(targets, graph, biases, float(arrays["missing"]))
     return piece, torch.from_numpy(arrays["chosen"])

@@ -16,8 +16,10 @@ from scipy import sparse
 from torch import Tensor
 
 from bathyscope.attribution.graphs.gradients import Rows
+from bathyscope.attribution.graphs.influence import SMALLEST_SUM
 from bathyscope.attribution.graphs.nodes import Latents, Nodes
 from bathyscope.attribution.graphs.replacement import decoded
+from bathyscope.attribution.graphs.truncate import SparseRows, covering
 
 RowsOf = Callable[[Tensor], Iterator[Rows]]
 """Targets int64 [n], ascending -> their rows."""
@@ -79,13 +81,12 @@ class _Partial:
 
     def add(self, batches: Iterator[Rows]) -> None:
         for rows in batches:
-            size = rows.values.abs()
-            sums = size.sum(1, keepdim=True).clamp_min(1e-10)
-            ordered = size.sort(dim=1, descending=True)
-            before = ordered.values.cumsum(1) - ordered.values
-            least = ordered.values.masked_fill(before >= _SHARE * sums, torch.inf).amin(1)
-            row, column = (size >= least[:, None].clamp_min(1e-30)).nonzero(as_tuple=True)
-            values = (size / sums)[row, column].double().cpu().numpy()
+            row, column = (rows.values != 0).nonzero(as_tuple=True)
+            entries = SparseRows(row, column, rows.values[row, column], len(rows.targets))
+            sums = entries.sums().clamp_min(SMALLEST_SUM)
+            kept = entries.chosen(covering(entries, _SHARE))
+            row, column = kept.rows, kept.columns
+            values = (kept.values.abs().double() / sums[row]).cpu().numpy()
             places = (rows.targets[row.cpu()].cpu().numpy(), column.cpu().numpy())
             self._rows.append(sparse.coo_array((values, places), shape=(self._num, self._num)))
 
