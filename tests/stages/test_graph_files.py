@@ -23,13 +23,13 @@ from bathyscope.commands.run import run as run_stages
 from bathyscope.config import Config
 from bathyscope.models.load import load_model
 from bathyscope.models.tokenizers import load_tokenizer, token_strings
-from bathyscope.pages.graph_data import GraphPage
+from bathyscope.pages.graph_data import GraphPage, Score
 from bathyscope.runs.run import Run
 from bathyscope.runs.tables import from_parquet
+from bathyscope.stages.graph_figures import figures_of, graph_scores
 from bathyscope.stages.graph_files import (
     bias_share,
     feature_details,
-    graph_scores,
     write_features,
     write_graph_files,
     write_index,
@@ -61,6 +61,9 @@ class Made:
             self.found, self.pruned, places=self.places, text=self.words, order=self.order
         )
 
+    def scores(self) -> list[Score]:
+        return graph_scores(figures_of(self.found, self.pruned, self.order))
+
 
 @pytest.fixture(scope="module")
 def config(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Config:
@@ -85,13 +88,13 @@ def test_a_folder_that_viewers_open(made: Made, tmp_path: Path) -> None:
         path.write_bytes(content)
 
     nodes = made.columns.nodes
-    facts = {"scores": [score.name for score in graph_scores(made.found, made.pruned, made.order)]}
+    facts = {"scores": [score.name for score in made.scores()]}
     known = about(prompt=made.prompt, features_key="k0", facts=facts)
     page = GraphPage(
         slug=known.slug, prompt=made.prompt, model="tiny", dictionaries=["main"],
         num_layers=made.places.num_layers, nodes=nodes, edges=made.columns.edges,
         num_active=made.found.num_active, created="today", versions={},
-        scores=graph_scores(made.found, made.pruned, made.order),
+        scores=made.scores(),
         bias_share=bias_share(made.found),
     )  # fmt: skip
     count = write_features(put, made.run, nodes, key="k0", words=made.words)
@@ -142,11 +145,11 @@ def test_dictionaries_that_were_not_described_have_no_files(
 
 def test_scores_have_bounds_where_the_graph_is_truncated(config: Config, tiny_model: Path) -> None:
     exact = Made(config, tiny_model)
-    whole = graph_scores(exact.found, exact.pruned, exact.order)
+    whole = exact.scores()
     assert [score.name for score in whole] == ["Replacement", "Completeness"]
     assert all(score.bounds is None for score in whole)
     cut = Made(config, tiny_model, row_share=0.9)
-    for score, wanted in zip(graph_scores(cut.found, cut.pruned, cut.order), whole, strict=True):
+    for score, wanted in zip(cut.scores(), whole, strict=True):
         assert score.bounds is not None
         low, up = score.bounds
         assert low <= wanted.value <= up  # type: ignore[operator]

@@ -8,6 +8,7 @@ from bathyscope.attribution.graphs.order import Order
 from bathyscope.attribution.graphs.prune import Pruned
 from bathyscope.attribution.graphs.pruned_scores import pruned_influence, pruned_scores
 from bathyscope.attribution.graphs.scores import Scores, scores_of
+from bathyscope.pages.graph_data import Score
 from bathyscope.values import Json
 
 DEFINITIONS = {
@@ -20,6 +21,12 @@ DEFINITIONS = {
         "with patterns, norm scales and MLP outputs held"
     ),
     "logits": "changes of logits in the model as it is against those along all paths of the graph",
+}
+
+
+_MEANINGS = {
+    "replacement": "of the influence that ends in tokens or errors, the share that ends in tokens",
+    "completeness": "share of what goes into nodes, by influence, that does not come from errors",
 }
 
 
@@ -48,6 +55,21 @@ def figures_of(found: AttributionGraph, pruned: Pruned, order: Order) -> Json:
         figures["bounds"] = {"low": _named(bounds.low), "up": _named(bounds.up)}
         figures["pruned_bounds"] = {"low": _named(after.low), "up": _named(after.up)}
     return figures
+
+
+def graph_scores(figures: Json) -> list[Score]:
+    """Both scores of `figures_of` as the page shows them: whole, pruned, and their bounds."""
+    bounds = figures.get("bounds")
+    return [
+        Score(
+            name.capitalize(),
+            figures[name],
+            figures["pruned"][name],
+            None if bounds is None else (bounds["low"][name], bounds["up"][name]),
+            meaning,
+        )
+        for name, meaning in _MEANINGS.items()
+    ]
 
 
 def _named(scores: Scores) -> Json:

@@ -17,12 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bathyscope.attribution.graphs.blocks import row_blocks
-from bathyscope.attribution.graphs.bounds import influence_bounds, score_bounds
 from bathyscope.attribution.graphs.build import AttributionGraph
 from bathyscope.attribution.graphs.columns import Columns, GraphColumns
-from bathyscope.attribution.graphs.order import Order
-from bathyscope.attribution.graphs.prune import Pruned
-from bathyscope.attribution.graphs.pruned_scores import pruned_influence, pruned_scores
 from bathyscope.attribution.graphs.public_json import (
     GraphAbout,
     Labels,
@@ -32,10 +28,9 @@ from bathyscope.attribution.graphs.public_json import (
     json_bytes,
     plain,
 )
-from bathyscope.attribution.graphs.scores import scores_of
 from bathyscope.errors import MissingArtifact
 from bathyscope.features.details import Words, feature_detail
-from bathyscope.pages.graph_data import GraphPage, Score
+from bathyscope.pages.graph_data import GraphPage
 from bathyscope.pages.graph_page import write_graph_page
 from bathyscope.runs.graph_tables import graph_tables
 from bathyscope.runs.run import FEATURES, Run
@@ -114,33 +109,6 @@ def feature_details(run: Run, nodes: Columns, *, words: Words) -> Iterator[tuple
                 words=words,
             )
             yield cantor_pair(place.layer, place.in_layer), detail
-
-
-def graph_scores(found: AttributionGraph, pruned: Pruned, order: Order) -> list[Score]:
-    """Replacement and completeness score: whole, pruned, and their bounds where truncated."""
-    graph = found.graph
-    whole = scores_of(graph, pruned.influence.nodes)
-    kept = pruned_influence(graph, order, pruned.nodes[graph.latents], found.error_of_latent())
-    after = pruned_scores(graph, order, kept).found
-    bounds = None
-    if graph.dropped is not None:
-        bounds = score_bounds(graph, order, influence_bounds(graph, order).low)
-    return [
-        Score(
-            name.capitalize(),
-            getattr(whole, name),
-            getattr(after, name),
-            None if bounds is None else (getattr(bounds.low, name), getattr(bounds.up, name)),
-            meaning,
-        )
-        for name, meaning in _MEANINGS.items()
-    ]
-
-
-_MEANINGS = {
-    "replacement": "of the influence that ends in tokens or errors, the share that ends in tokens",
-    "completeness": "share of what goes into nodes, by influence, that does not come from errors",
-}
 
 
 def bias_share(found: AttributionGraph) -> float:

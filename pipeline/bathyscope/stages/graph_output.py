@@ -26,9 +26,9 @@ from bathyscope.models.tokenizers import token_strings
 from bathyscope.pages.graph_data import GraphPage
 from bathyscope.runs.identity import digest
 from bathyscope.runs.run import Run
+from bathyscope.stages.graph_figures import graph_scores
 from bathyscope.stages.graph_files import (
     bias_share,
-    graph_scores,
     write_features,
     write_graph_files,
     write_index,
@@ -145,7 +145,7 @@ def _page(about: GraphAbout, columns: GraphColumns, made: Made, origin: Origin) 
         num_active=found.num_active,
         created=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(made.started)),
         versions={"bathyscope": __version__, "torch": str(torch.__version__)},
-        scores=graph_scores(found, made.pruned, made.order),
+        scores=graph_scores(made.figures),
         trust=_trust(made.figures),
         settings={
             **about.generation,
