@@ -135,7 +135,7 @@ def graph_of(
     watched = dict.fromkeys([*given, *places, *layer_of])
     calls: dict[int, Any] = dict.fromkeys(calls_of)
     with ExitStack() as stack:
-        stack.enter_context(frozen(model))
+        stack.enter_context(weights_without_gradients(model))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(observing(model, observed, seen))
         stack.enter_context(changed(model, {p: watch(p) for p in watched}, calls))
@@ -172,7 +172,7 @@ def observing(
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
+def weights_without_gradients(model: nn.Module) -> Iterator[None]:
     """Weights ask for no gradients in the block, so that the graph holds activations only."""
     asked = [p for p in model.parameters() if p.requires_grad]
     for parameter in asked:

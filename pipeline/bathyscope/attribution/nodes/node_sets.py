@@ -6,9 +6,10 @@ it makes nodes (`bound.py`).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from bathyscope.attribution.nodes.bound import DenseNodes, Nodes
 from bathyscope.attribution.nodes.pairs import Pairs
 from bathyscope.attribution.nodes.places import Place, place_of
 from bathyscope.errors import HookPointError
+from bathyscope.models.attention import Part
 from bathyscope.models.hook_points import HookPoint, layer_numbers
 
 Tensors = Mapping[Place, Tensor]
@@ -36,14 +38,14 @@ class NodeSet(Protocol):
 
 
 @dataclass(frozen=True)
-class _Dense:
+class _Dense(ABC):
     """One place whose change is cut into blocks."""
 
     kind: str
 
+    @abstractmethod
     def name(self) -> str:
         """The place."""
-        raise NotImplementedError
 
     def heads(self, model: nn.Module) -> int | None:
         """Blocks of the last dimension."""
@@ -130,39 +132,39 @@ class Heads(_Dense):
 
 
 @dataclass(frozen=True)
-class Queries(_Dense):
+class _InAttention(_Dense):
+    """What meets in the softmax of a layer, one node per head and position."""
+
+    layer: int = 0
+    part: ClassVar[Part]
+
+    def name(self) -> str:
+        """The place."""
+        return f"{self.part}.{self.layer}"
+
+
+@dataclass(frozen=True)
+class Queries(_InAttention):
     """The query of every head at every position, after bias, norm and rotation."""
 
-    layer: int = 0
     kind: str = "query"
-
-    def name(self) -> str:
-        """The place."""
-        return f"queries.{self.layer}"
+    part: ClassVar[Part] = "queries"
 
 
 @dataclass(frozen=True)
-class Keys(_Dense):
+class Keys(_InAttention):
     """The keys. With grouped queries a node is a key head, which moves all of its query heads."""
 
-    layer: int = 0
     kind: str = "key"
-
-    def name(self) -> str:
-        """The place."""
-        return f"keys.{self.layer}"
+    part: ClassVar[Part] = "keys"
 
 
 @dataclass(frozen=True)
-class Values(_Dense):
+class Values(_InAttention):
     """The values, one node per key head and position."""
 
-    layer: int = 0
     kind: str = "value"
-
-    def name(self) -> str:
-        """The place."""
-        return f"values.{self.layer}"
+    part: ClassVar[Part] = "values"
 
 
 def every_layer(model: nn.Module, *kinds: str) -> list[NodeSet]:
