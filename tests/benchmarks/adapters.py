@@ -13,6 +13,7 @@ from bathyscope.attribution.graphs.doubt import doubt_of
 from bathyscope.attribution.graphs.graph import Bools, Graph, Ints
 from bathyscope.attribution.graphs.order import order_of, targets
 from bathyscope.attribution.graphs.prune import prune
+from bathyscope.attribution.graphs.refine import rows_in_doubt, with_full_rows
 from bathyscope.attribution.graphs.rows import SHARE, RowWriter
 from bathyscope.attribution.graphs.scores import scores_of
 from bathyscope.dictionaries.dictionary import topk_autoencoder
@@ -77,7 +78,9 @@ def _graph(graph: dict[str, Any]) -> Graph:
 
 
 def prune_graph_truncated(graph: dict[str, Any]) -> tuple[Bools, Ints, float, float]:
-    """The same of rows truncated to 0.999 of their mass; prints what that can have changed.
+    """The same of rows truncated to 0.999 of their mass, those that matter taken again in full.
+
+    Prints what truncation can have changed.
 
     What the figures can differ from those of the whole graph is known without the whole graph.
     """
@@ -91,11 +94,17 @@ def prune_graph_truncated(graph: dict[str, Any]) -> tuple[Bools, Ints, float, fl
     kept = writer.finish(whole.logit_probabilities)
     order = order_of(kept)
     pruned = prune(kept, order=order)
+    # As bathyscope attribute does it: the few rows whose tails may matter are taken in full.
+    again = rows_in_doubt(kept, order, pruned)
+    kept = with_full_rows(kept, whole, again)
+    order = order_of(kept)
+    pruned = prune(kept, order=order)
     doubt = doubt_of(kept, order)
     bounds = doubt.scores
     at_least = doubt.node_jaccard(pruned.nodes), doubt.edge_jaccard(pruned.edges)
     print(
-        f"kept {kept.num_edges} of {whole.num_edges} edges; Jaccard to exact pruning at least "
+        f"{len(again)} rows in full; kept {kept.num_edges} of {whole.num_edges} edges; "
+        f"Jaccard to exact pruning at least "
         f"{at_least[0]:.4f} (nodes), {at_least[1]:.4f} (edges); "
         f"replacement {bounds.low.replacement:.5f} to {bounds.up.replacement:.5f}, "
         f"completeness {bounds.low.completeness:.5f} to {bounds.up.completeness:.5f}",

@@ -17,15 +17,16 @@ import torch
 from bathyscope.attribution.graphs.build import (
     AttributionGraph,
     GraphSettings,
+    Prepared,
     assembled,
-    attribution_graph,
     prepared,
+    refined,
 )
 from bathyscope.attribution.graphs.columns import places_of
-from bathyscope.attribution.graphs.order import order_of
-from bathyscope.attribution.graphs.prune import prune
+from bathyscope.attribution.graphs.order import Order, order_of
+from bathyscope.attribution.graphs.prune import Pruned, prune
 from bathyscope.attribution.graphs.trust import graph_trust
-from bathyscope.config import Config
+from bathyscope.config import AttributeConfig, Config
 from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.errors import ConfigError
 from bathyscope.models.load import LoadedModel
@@ -163,15 +164,9 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     prompt, settings = context.prompts[unit.start], context.config.attribute
     model = context.loaded.model
     started = time.time()
-    found = _graph(unit, context, guard)
+    made, found = _graph(unit, context, guard)
     guard.check()
-    order = order_of(found.graph)
-    pruned = prune(
-        found.graph,
-        node_threshold=settings.node_threshold,
-        edge_threshold=settings.edge_threshold,
-        order=order,
-    )
+    found, order, pruned = _pruned(made, found, settings)
     figures: Json = {
         "prompt": prompt.id,
         "text": prompt.text,
@@ -192,12 +187,27 @@ def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
         figures["trust"] = trust.to_json()
     guard.check()
     places = places_of(model, found.nodes)
-    made = Made(prompt, found, pruned, order, places, figures, started)
-    slug = write_graph(context.objects, context.segment, made, context.origin)
+    record = Made(prompt, found, pruned, order, places, figures, started)
+    slug = write_graph(context.objects, context.segment, record, context.origin)
     return Outcome(valid=1, figures={**figures, "slug": slug})
 
 
-def _graph(unit: Unit, context: Context, guard: Guard) -> AttributionGraph:
+def _pruned(
+    made: Prepared, found: AttributionGraph, settings: AttributeConfig
+) -> tuple[AttributionGraph, Order, Pruned]:
+    """The graph, its order and what pruning leaves; of a truncated one after it is refined."""
+    order = order_of(found.graph)
+    shares = (settings.node_threshold, settings.edge_threshold)
+    pruned = prune(found.graph, node_threshold=shares[0], edge_threshold=shares[1], order=order)
+    if found.graph.dropped is None:
+        return found, order, pruned
+    found = refined(made, found, order, pruned, shares[0])
+    order = order_of(found.graph)
+    pruned = prune(found.graph, node_threshold=shares[0], edge_threshold=shares[1], order=order)
+    return found, order, pruned
+
+
+def _graph(unit: Unit, context: Context, guard: Guard) -> tuple[Prepared, AttributionGraph]:
     """The graph of a prompt: made here, or of the rows that several workers have made."""
     prompt, parts = context.prompts[unit.start], context.config.attribute.parts
     tokens = torch.tensor(prompt.tokens, device=context.loaded.input_device)
@@ -208,13 +218,14 @@ def _graph(unit: Unit, context: Context, guard: Guard) -> AttributionGraph:
         guard.progress(0.8 * done, "rows")
 
     if parts == 1:
-        return attribution_graph(model, dictionaries, tokens, settings=settings, progress=progress)
+        made = prepared(model, dictionaries, tokens, settings=settings)
+        return made, assembled(made, [made.piece(made.targets, progress=progress)])
     rows = f"{GRAPH_ROWS}/{context.config.attribute.name}"
     run = Run(context.config.url)
     keys = run.manifest(rows).facts["keys"][unit.start * parts : (unit.start + 1) * parts]
     pieces, chosen = pieces_of(run.objects.at(rows), keys)
     made = prepared(model, dictionaries, tokens, settings=settings, chosen=chosen)
-    return assembled(made, pieces)
+    return made, assembled(made, pieces)
 
 
 def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:

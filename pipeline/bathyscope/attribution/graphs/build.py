@@ -11,7 +11,7 @@ targets are latents and the most probable next tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +29,10 @@ from bathyscope.attribution.graphs.nodes import (
     chosen_logits,
     error_vectors,
 )
+from bathyscope.attribution.graphs.order import Order
 from bathyscope.attribution.graphs.pieces import Piece, joined, piece_of
+from bathyscope.attribution.graphs.prune import Pruned
+from bathyscope.attribution.graphs.refine import rows_in_doubt, with_full_rows
 from bathyscope.attribution.graphs.replacement import Replacement
 from bathyscope.attribution.graphs.selection import most_influential, with_latents
 from bathyscope.dictionaries.kinds import AnyDictionary
@@ -189,6 +192,22 @@ def assembled(made: Prepared, pieces: Sequence[Piece]) -> AttributionGraph:
         forward.tokens, forward.keep, made.nodes, whole.graph, whole.biases, tuple(names),
         made.num_active, whole.missing,
     )  # fmt: skip
+
+
+def refined(
+    made: Prepared, found: AttributionGraph, order: Order, pruned: Pruned, node_threshold: float
+) -> AttributionGraph:
+    """The same with those rows in full whose dropped entries matter to pruning.
+
+    An exact graph stays as it is.
+    """
+    if found.graph.dropped is None:
+        return found
+    targets = rows_in_doubt(found.graph, order, pruned, node_threshold)
+    exact = replace(made, settings=replace(made.settings, row_share=None))
+    full = exact.piece(torch.from_numpy(targets)).graph
+    graph = with_full_rows(found.graph, full, targets, spool=made.settings.spool)
+    return replace(found, graph=graph)
 
 
 def all_nodes(
