@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -67,6 +68,25 @@ def plan(epochs: int = 2, log_every: int = 3) -> Plan:
     return Plan(
         epochs=epochs, lr=6.0, warmup_share=0.25, decay_share=0.25, seed=11, log_every=log_every
     )
+
+
+def test_a_plan_by_steps_takes_as_many_epochs_as_they_need() -> None:
+    class Three:
+        batch_rows = 4
+        in_memory = True
+
+        def num_steps(self, seed: int, epoch: int) -> int:
+            return 3
+
+        def batch(self, seed: int, epoch: int, step: int) -> Tensor:
+            raise AssertionError("a plan reads nothing")
+
+    def steps(most: int) -> list[tuple[int, int]]:
+        return dataclasses.replace(plan(epochs=2), most_steps=most).steps(Three())
+
+    assert steps(2) == [(0, 0), (0, 1)]
+    assert steps(7) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0)]
+    assert len(steps(0)) == 6
 
 
 def train_alone(

@@ -41,6 +41,9 @@ class TrainConfig:
     """How the dictionary is trained."""
 
     epochs: int = positive(5, "passes over the training rows")
+    tokens: int = not_negative(
+        0, "training rows in all, in whole steps and as many passes as it takes; 0: by epochs"
+    )
     batch_rows: int = positive(4096, "rows of a step")
     lr: float = positive(3e-3, "peak learning rate of Adam")
     warmup_share: float = not_negative(0.05, "share of the steps with a growing learning rate")

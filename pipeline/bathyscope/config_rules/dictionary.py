@@ -31,6 +31,7 @@ def check(config: Config) -> None:
     _hook(config)
     _processes(config)
     _stream(config)
+    _length(config)
     _revival(config)
     if not 0 <= config.fine_tune.reconstruction_share < 1:
         raise ConfigError(
@@ -114,6 +115,20 @@ def _stream(config: Config) -> None:
             f"store.limit_bytes is {config.store.limit_bytes} and train.epochs is "
             f"{config.train.epochs}. What a stream has passed is deleted: wanted train.epochs=1, "
             "and more data.train_tokens instead."
+        )
+    if config.store.limit_bytes and config.train.tokens:
+        raise ConfigError(
+            f"store.limit_bytes is {config.store.limit_bytes} and train.tokens is "
+            f"{config.train.tokens:,}. A stream ends with its text: set data.train_tokens, and "
+            "train.tokens=0."
+        )
+
+
+def _length(config: Config) -> None:
+    if 0 < config.train.tokens < config.train.batch_rows:
+        raise ConfigError(
+            f"train.tokens is {config.train.tokens:,}, less than one step of "
+            f"train.batch_rows={config.train.batch_rows:,}. Give more tokens, or smaller steps."
         )
 
 

@@ -60,7 +60,10 @@ def work_of(config: Config, columns: HookColumns) -> Work:
         "activations": digest(columns.inputs[0].identity),
         "dictionary": settings,
         "train": {
-            key: value for key, value in vars(config.train).items() if key not in _NOT_IDENTITY
+            key: value
+            for key, value in vars(config.train).items()
+            # Dictionaries that were trained by epochs, before there was another way, stay theirs.
+            if key not in _NOT_IDENTITY and (key, value) != ("tokens", 0)
         },
         "streams": config.store.streams,
         "window_chunks": config.store.window_chunks,

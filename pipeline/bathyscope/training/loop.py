@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count, islice
 from typing import Protocol
 
 import torch
@@ -50,9 +51,19 @@ class Plan:
     seed: int
     """The order of rows."""
     log_every: int = 10
+    most_steps: int = 0
+    """Steps in all, in as many epochs as they take; 0: all of `epochs`."""
 
     def steps(self, batches: Batches) -> list[tuple[int, int]]:
         """Every (epoch, step), in order."""
+        if self.most_steps:
+            assert batches.num_steps(self.seed, 0), "an epoch has a step"
+            endless = (
+                (epoch, step)
+                for epoch in count()
+                for step in range(batches.num_steps(self.seed, epoch))
+            )
+            return list(islice(endless, self.most_steps))
         sizes = [batches.num_steps(self.seed, epoch) for epoch in range(self.epochs)]
         return [(epoch, step) for epoch, size in enumerate(sizes) for step in range(size)]
 
@@ -195,7 +206,8 @@ def train(
     One whose loss is not finite or grows without bound ends alone, with an `error` that names the
     batch and the last step that was saved; nothing more is read when none is left.
     """
-    assert len({(t.plan.epochs, t.plan.seed) for t in trainees}) == 1, "one order of rows"
+    plans = {(t.plan.epochs, t.plan.most_steps, t.plan.seed) for t in trainees}
+    assert len(plans) == 1, "one order of rows"
     steps = trainees[0].plan.steps(batches)
     schedules = [trainee.plan.schedule(len(steps)) for trainee in trainees]
     first = min(trainee.start for trainee in trainees)
