@@ -19,6 +19,9 @@ class DataConfig:
         ["stdlib", "topics", "numpy", "torch"], "installed packages to read docstrings from"
     )
     min_chars: int = not_negative(200, "shortest docstring taken, in characters")
+    run: str | None = option(
+        None, "run whose corpus is read, so that several runs see the same items; null makes one"
+    )
     also: list[str] = option([], "corpora that are added: linux_doc, nlp_corpus")
     linux_doc: str | None = option(
         None, "folder of Debian's linux-doc; null looks in /usr/share/doc"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.runs.tables import from_parquet
-from bathyscope.stores.manifests import Manifest
+from bathyscope.stores.manifests import COMPLETE, Manifest
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.rows import SegmentReader
 from bathyscope.values import Json
@@ -33,11 +33,24 @@ class SplitRange:
 class Corpus:
     """Sequences of one length, or images of one size, numbered as items; a segment per split."""
 
-    def __init__(self, objects: Objects, manifest: Manifest) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        manifest: Manifest,
+        *,
+        identity: Json | None = None,
+        most_items: Mapping[str, int] | None = None,
+    ) -> None:
         self.objects = objects
-        self.identity = manifest.identity
+        self.identity = manifest.identity if identity is None else identity
         self.facts: Json = manifest.facts
         self._segments = manifest.segments
+        self._most_items = most_items or {}
+
+    def first(self, most_items: Mapping[str, int], identity: Json) -> Corpus:
+        """The first items of each split, at most so many, under the same numbers."""
+        manifest = Manifest(COMPLETE, self.identity, self._segments, self.facts)
+        return Corpus(self.objects, manifest, identity=identity, most_items=most_items)
 
     @property
     def sequence_length(self) -> int:
@@ -53,7 +66,7 @@ class Corpus:
     def ranges(self) -> tuple[SplitRange, ...]:
         """Where each split's items lie."""
         return tuple(
-            SplitRange(split, start, stop)
+            SplitRange(split, start, min(stop, start + self._most_items.get(split, stop - start)))
             for segment in self._segments
             for split, start, stop in segment.plan.ranges
         )

@@ -18,6 +18,7 @@ from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.errors import FormatVersionError, MissingArtifact, StoreError
 from bathyscope.runs.activations import Rows
 from bathyscope.runs.corpus import Corpus
+from bathyscope.runs.identity import digest
 from bathyscope.runs.latents import Latents
 from bathyscope.runs.tables import from_parquet
 from bathyscope.stores.manifests import COMPLETE, Manifest, latest
@@ -26,6 +27,8 @@ from bathyscope.values import Json
 
 FORMAT_VERSION = 1
 CORPUS = "corpus.zarr"
+SHARED = "shared"
+"""Where a corpus' manifest says that its items lie in another run."""
 ACTIVATIONS = "activations.zarr"
 DICTIONARIES = "dictionaries"
 LATENTS = "latents.zarr"
@@ -33,6 +36,7 @@ EVALUATIONS = "evaluations"
 FEATURES = "features"
 REPORT = "report"
 LADDER = "ladder"
+STUDIES = "studies"
 MAIN = "main"
 """The dictionary of a run that was given no other name."""
 GRAPHS = "graphs"

@@ -1,7 +1,7 @@
 """corpus: what a model is shown, split before anything else sees it: token sequences or images.
 
 One unit: whether a document repeats others depends on all before it. Each split is a segment of
-`corpus.zarr`.
+`corpus.zarr`. With `data.run` it has no items of its own and points at those of another run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from bathyscope.config import Config
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
-from bathyscope.stages import image_corpus, text_corpus
+from bathyscope.stages import image_corpus, shared_corpus, text_corpus
 from bathyscope.stages.inputs import is_of_images
 from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.stores.manifests import Segment
@@ -49,4 +49,6 @@ def facts_for_plan(config: Config) -> str:
 
 
 def _of(config: Config) -> Any:
+    if config.data.run is not None:
+        return shared_corpus
     return image_corpus if is_of_images(config) else text_corpus
