@@ -29,6 +29,10 @@ class GraphError(BathyscopeError, ValueError):
     """An attribution graph whose arrays do not fit together, or that has a cycle."""
 
 
+class FitError(BathyscopeError, ValueError):
+    """Points that a curve or a law cannot be fitted to."""
+
+
 class NonFiniteError(BathyscopeError, ArithmeticError):
     """NaN or infinity where finite numbers are needed."""
 

@@ -1,0 +1,1 @@
+"""Methods that compare models of many sizes."""
