@@ -1,1 +1,1 @@
-"""Methods that compare models of many sizes."""
+"""What studies of a family of models measure and fit: pure functions, each with its source."""
