@@ -159,6 +159,19 @@ def test_equal_weights_are_no_weights() -> None:
     assert figures(other) == pytest.approx(figures(one), rel=1e-12)
 
 
+def test_a_direction_that_rows_share_is_told() -> None:
+    W = draw(400, 50)
+    assert measure_directions(W).common_direction == pytest.approx(1 / 400, rel=0.5)
+    assert measure_directions(polygon(5)).common_direction == pytest.approx(0, abs=1e-12)
+    assert measure_directions(torch.ones(5, 3)).common_direction == pytest.approx(1)
+
+    # Each row is (a, b) with a the common part: ‖mean‖² = 0.8, of overlaps 0.8².
+    shared = torch.nn.functional.normalize(draw(400, 50)) * 0.2**0.5
+    found = measure_directions(torch.cat([torch.full((400, 1), 0.8**0.5), shared], dim=1))
+    assert found.common_direction == pytest.approx(0.8, rel=5e-3)
+    assert found.mean_squared_overlap == pytest.approx(0.8**2 + 0.2**2 / 50, rel=5e-3)
+
+
 def test_samples_of_rows_come_near_all_rows_and_keep_to_their_seed() -> None:
     W = draw(3000, 16)
     often = 1 / torch.arange(1, 3001)
