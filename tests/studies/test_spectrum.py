@@ -10,14 +10,18 @@ import torch
 
 from bathyscope.errors import NonFiniteError
 from bathyscope.metrics.controls import SecondMoments
-from bathyscope.studies.spectrum import Spectrum, of_eigenvalues, spectrum
+from bathyscope.studies.spectrum import Spectrum, of_eigenvalues, spectrum, standard_errors
+
+
+def moments(x: torch.Tensor) -> SecondMoments:
+    made = SecondMoments(x.shape[1])
+    for rows in x.split(1000):
+        made.update(rows)
+    return made
 
 
 def measured(x: torch.Tensor) -> Spectrum:
-    moments = SecondMoments(x.shape[1])
-    for rows in x.split(1000):
-        moments.update(rows)
-    return spectrum(moments)
+    return spectrum(moments(x))
 
 
 def four(found: Spectrum) -> list[float]:
@@ -101,6 +105,29 @@ def test_streams_and_one_block_agree() -> None:
     whole.update(x)
 
     assert four(spectrum(whole)) == pytest.approx(four(measured(x)), rel=1e-12)
+
+
+def test_standard_errors_are_those_of_fresh_draws() -> None:
+    generator = torch.Generator().manual_seed(3)
+    scale = torch.tensor([3.0, 1.0, 1.0, 0.5])
+    draws = [torch.randn(400, 4, generator=generator) * scale for _ in range(100)]
+    drawn = torch.tensor([four(measured(x)) for x in draws]).std(dim=0)
+    guessed = [standard_errors([moments(rows) for rows in x.split(20)]) for x in draws[:20]]
+
+    for place, name in enumerate(
+        ("stable_rank", "participation_ratio", "effective_rank_eigenvalues")
+    ):
+        mean = sum(one[name] for one in guessed) / len(guessed)
+        assert mean == pytest.approx(float(drawn[place]), rel=0.2)
+    assert guessed[0]["stable_rank_share"] == pytest.approx(guessed[0]["stable_rank"] / 4)
+
+
+def test_equal_parts_have_no_error_and_two_are_too_few() -> None:
+    part = moments(torch.eye(3))
+
+    assert standard_errors([part] * 3)["participation_ratio"] == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError, match="2 parts"):
+        standard_errors([part, part])
 
 
 def test_what_has_no_spectrum_is_refused() -> None:

@@ -17,6 +17,8 @@ four; leave such rows out before.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -57,6 +59,31 @@ def spectrum(moments: SecondMoments) -> Spectrum:
         raise ValueError(f"{moments.num_rows} rows were seen: a covariance needs two")
     eigenvalues = torch.linalg.eigvalsh(moments.scatter / moments.num_rows)
     return of_eigenvalues(eigenvalues, num_rows=moments.num_rows)
+
+
+def standard_errors(parts: Sequence[SecondMoments]) -> dict[str, float]:
+    """Standard errors of the figures of `Spectrum` over parts of about equal size, by name.
+
+    The jackknife that leaves out one part of G at a time (Efron and Tibshirani 1993, section 11):
+    √((G-1)/G Σ (θ_g - θ̄)²). Parts must be independent: groups of whole documents, not of rows. G
+    spectra, so width³·G work; 20 parts are enough. Raises `ValueError` for fewer than three parts.
+    """
+    if len(parts) < 3:
+        raise ValueError(f"{len(parts)} parts: leaving out one at a time needs at least three")
+    found = [spectrum(_merged([*parts[:g], *parts[g + 1 :]])).to_dict() for g in range(len(parts))]
+    scale = (len(parts) - 1) / len(parts)
+    errors = {}
+    for name in found[0]:
+        values = torch.tensor([one[name] for one in found], dtype=torch.float64)
+        errors[name] = math.sqrt(scale * float((values - values.mean()).square().sum()))
+    return {name: error for name, error in errors.items() if name not in ("num_rows", "width")}
+
+
+def _merged(parts: Sequence[SecondMoments]) -> SecondMoments:
+    whole = SecondMoments(parts[0].width)
+    for part in parts:
+        whole.merge(part)
+    return whole
 
 
 def of_eigenvalues(eigenvalues: Tensor, *, num_rows: int) -> Spectrum:
