@@ -9,45 +9,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from importlib import resources
-from string import Template
 
 from bathyscope.pages.blocks import Put, script
 from bathyscope.pages.data import Number
+from bathyscope.pages.frame import framed, scrolling, section
 from bathyscope.pages.graph_data import GraphPage, Shown, page_data, shown_part
 from bathyscope.pages.graph_notes import notes
-from bathyscope.pages.index import section
 from bathyscope.pages.text import escape, measured, number
 
 logger = logging.getLogger(__name__)
 
 STYLES = ("report.css", "graph.css")
 SCRIPTS = ("start.js", "format.js", "data.js", "layout.js", "draw.js", "panel.js", "page.js")
-
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="referrer" content="no-referrer">
-<link rel="icon" href="data:,">
-<title>$title</title>
-$links
-</head>
-<body>
-<a class="skip" href="#graph">Skip to the graph</a>
-<header class="page">
-<p class="kind">Bathyscope attribution graph</p>
-<h1>$title</h1>
-$facts
-</header>
-<main class="page">
-$sections
-</main>
-<footer class="page">$footer</footer>
-</body>
-</html>
-""")
 
 _FRAME = """<form id="controls" class="controls" aria-label="What is drawn">
 <label class="slider">nodes with the first <output id="shown" for="threshold">100 %</output> of
@@ -114,12 +87,14 @@ def graph_page(page: GraphPage, shown: Shown) -> str:
         section("limits", "What the picture does not show", body=_limits(page, shown)),
         _settings(page.settings),
     )
-    return _PAGE.substitute(
-        title=escape(page.prompt.strip() or page.slug),
-        links="\n".join(links),
+    return framed(
+        page.prompt.strip() or page.slug,
+        kind="Bathyscope attribution graph",
+        head="\n".join(links),
+        sections=sections,
         facts=_facts(page, shown),
-        sections="\n".join(each for each in sections if each),
         footer=" · ".join(f"{escape(n)} {escape(v)}" for n, v in page.versions.items()),
+        skip=("graph", "the graph"),
     )
 
 
@@ -205,7 +180,9 @@ def _scores(page: GraphPage) -> str:
         meaning = f"<td>{escape(score.meaning)}</td>"
         rows += f'<tr><th scope="row">{escape(score.name)}</th>{inner}{meaning}</tr>'
     table = f'<thead><tr><th scope="col">score</th>{head}<th scope="col">meaning</th></tr></thead>'
-    return section("scores", "Scores", body=_box(f"{table}<tbody>{rows}</tbody>", "Scores"))
+    return section(
+        "scores", "Scores", body=scrolling(f"{table}<tbody>{rows}</tbody>", label="Scores")
+    )
 
 
 def _trust(trust: Mapping[str, Number] | None) -> str:
@@ -219,7 +196,7 @@ def _trust(trust: Mapping[str, Number] | None) -> str:
         for name, value in trust.items()
     )
     lead = "<p>Some latents were changed in the model, and what the graph predicts compared.</p>"
-    return lead + _box(f"<tbody>{rows}</tbody>", "Trust report")
+    return lead + scrolling(f"<tbody>{rows}</tbody>", label="Trust report")
 
 
 def _limits(page: GraphPage, shown: Shown) -> str:
@@ -233,14 +210,9 @@ def _settings(settings: Mapping[str, object] | None) -> str:
         f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
         for name, value in settings.items()
     )
-    box = _box(f"<tbody>{rows}</tbody>", "Settings")
+    box = scrolling(f"<tbody>{rows}</tbody>", label="Settings")
     body = f"<details><summary>{len(settings)} settings, digests and versions</summary>{box}"
     return section("settings", "How it was made", body=f"{body}</details>")
-
-
-def _box(rows: str, label: str) -> str:
-    box = f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0">'
-    return f"{box}<table>{rows}</table></div>"
 
 
 def _asset(name: str) -> bytes:

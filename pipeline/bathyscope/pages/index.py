@@ -6,10 +6,10 @@ Everything above the browser is plain HTML and SVG, so it reads and prints witho
 from __future__ import annotations
 
 from collections.abc import Sequence
-from string import Template
 
 from bathyscope.pages.browser import browser_section
 from bathyscope.pages.data import ControlRow, Headline, ReportData
+from bathyscope.pages.frame import framed, scrolling, section
 from bathyscope.pages.plots import curve, density_plot
 from bathyscope.pages.text import duration, escape, is_measured, measured, number, size
 
@@ -22,33 +22,6 @@ SCRIPTS = (
     "assets/table.js",
     "assets/report.js",
 )
-
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="referrer" content="no-referrer">
-<link rel="icon" href="data:,">
-<title>$title</title>
-<link rel="stylesheet" href="assets/report.css">
-$scripts
-</head>
-<body>
-<a class="skip" href="#latents">Skip to the latents</a>
-<header class="page">
-<p class="kind">Bathyscope report</p>
-<h1>$title</h1>
-$facts
-</header>
-<main class="page">
-$sections
-</main>
-<footer class="page">$footer</footer>
-</body>
-</html>
-""")
 
 
 def index_page(data: ReportData) -> str:
@@ -63,20 +36,16 @@ def index_page(data: ReportData) -> str:
         _timings(data),
         _commands(data),
     )
-    return _PAGE.substitute(
-        title=escape(data.title),
-        scripts="\n".join(f'<script defer src="{source}"></script>' for source in SCRIPTS),
+    links = ['<link rel="stylesheet" href="assets/report.css">']
+    links += [f'<script defer src="{source}"></script>' for source in SCRIPTS]
+    return framed(
+        data.title,
+        kind="Bathyscope report",
+        head="\n".join(links),
+        sections=sections,
         facts=_facts(data),
-        sections="\n".join(section for section in sections if section),
         footer=_footer(data),
-    )
-
-
-def section(name: str, title: str, *, body: str) -> str:
-    """A titled section that can be linked to."""
-    return (
-        f'<section id="{name}" aria-labelledby="{name}-title">'
-        f'<h2 id="{name}-title">{escape(title)}</h2>{body}</section>'
+        skip=("latents", "the latents"),
     )
 
 
@@ -135,13 +104,7 @@ def _controls(rows: Sequence[ControlRow]) -> str:
         for row in rows
     )
     table = f'<thead><tr><th scope="col">on held-out items</th>{head}</tr></thead><tbody>{body}'
-    return section("controls", "Controls", body=_scrolling(f"{table}</tbody>", label="Controls"))
-
-
-def _scrolling(rows: str, *, label: str) -> str:
-    # A wide table scrolls inside its own box; the box takes focus so that keys can scroll it.
-    box = f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0">'
-    return f"{box}<table>{rows}</table></div>"
+    return section("controls", "Controls", body=scrolling(f"{table}</tbody>", label="Controls"))
 
 
 def _training(data: ReportData) -> str:
@@ -193,7 +156,7 @@ def _timings(data: ReportData) -> str:
         '<thead><tr><th scope="col">stage</th><th scope="col" class="number">time</th>'
         '<th scope="col" class="number">peak memory</th><th scope="col">detail</th></tr></thead>'
     )
-    body = _scrolling(f"{head}<tbody>{rows}</tbody>", label="Time and memory")
+    body = scrolling(f"{head}<tbody>{rows}</tbody>", label="Time and memory")
     return section("timings", "Time and memory", body=body)
 
 

@@ -4,45 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from string import Template
 from typing import Any
 
+from bathyscope.pages.frame import one_file, scrolling, section
 from bathyscope.pages.series import Series, series_plot
 from bathyscope.pages.text import duration, escape, number
-
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Bathyscope ladder</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
-  color: #1c1917; background: #fff; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1.5rem; }
-figure { margin: 0; } figcaption { font-weight: 600; }
-svg { width: 100%; height: auto; } svg text { font-size: 11px; fill: #44403c; }
-.rule { stroke: #e7e5e4; fill: none; } .line { fill: none; stroke-width: 1.8; }
-.legend { list-style: none; padding: 0; margin: 0; display: flex; flex-wrap: wrap; gap: .2rem 1rem;
-  font-size: .8rem; }
-.legend i { display: inline-block; width: 1.6rem; vertical-align: middle; margin-right: .35rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #e7e5e4; }
-th:first-child, td:first-child { text-align: left; }
-</style>
-</head>
-<body>
-<h1>Bathyscope ladder</h1>
-<p>$summary</p>
-<div class="plots">$plots</div>
-<h2>Models</h2>
-<div class="wide"><table><thead><tr>$heads</tr></thead><tbody>$rows</tbody></table></div>
-<p>results.json defines every column; curves.parquet has the points of the curves.</p>
-</body>
-</html>
-""")
 
 COLUMNS = (
     ("family", "family", str),
@@ -73,11 +39,18 @@ def ladder_page(rows: Sequence[Row], curves: Mapping[str, Points]) -> str:
         f"same order; {stopped} stopped early because their held-out loss got no better. Losses "
         "are in nats per token."
     )
-    return _PAGE.substitute(
-        summary=escape(summary),
-        plots="".join(plots),
-        heads="".join(f"<th>{escape(head)}</th>" for _, head, _ in COLUMNS),
-        rows="".join(_row(row) for row in rows),
+    heads = "".join(f"<th{_align(key)}>{escape(head)}</th>" for key, head, _ in COLUMNS)
+    body = "".join(_row(row) for row in rows)
+    table = scrolling(f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody>", label="Models")
+    files = "<p>results.json defines every column; curves.parquet has the points of the curves.</p>"
+    return one_file(
+        "Bathyscope ladder",
+        kind="Models of growing size",
+        facts=f"<p>{escape(summary)}</p>",
+        sections=(
+            section("plots", "Losses", body=f'<div class="plots">{"".join(plots)}</div>'),
+            section("models", "Models", body=table + files),
+        ),
     )
 
 
@@ -88,8 +61,12 @@ def table_cells(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def _row(row: Row) -> str:
-    cells = "".join(f"<td>{escape(write(row[key]))}</td>" for key, _, write in COLUMNS)
+    cells = "".join(f"<td{_align(key)}>{escape(write(row[key]))}</td>" for key, _, write in COLUMNS)
     return f"<tr>{cells}</tr>"
+
+
+def _align(key: str) -> str:
+    return "" if key == COLUMNS[0][0] else ' class="number"'
 
 
 def _against_parameters(rows: Sequence[Row], families: Sequence[str]) -> str:
