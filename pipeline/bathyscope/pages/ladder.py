@@ -41,7 +41,11 @@ def ladder_page(rows: Sequence[Row], curves: Mapping[str, Points]) -> str:
     )
     heads = "".join(f"<th{_align(key)}>{escape(head)}</th>" for key, head, _ in COLUMNS)
     body = "".join(_row(row) for row in rows)
-    table = scrolling(f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody>", label="Models")
+    table = scrolling(
+        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody>",
+        label="Models",
+        columns=len(COLUMNS),
+    )
     files = "<p>results.json defines every column; curves.parquet has the points of the curves.</p>"
     return one_file(
         "Bathyscope ladder",
@@ -79,8 +83,9 @@ def _against_parameters(rows: Sequence[Row], families: Sequence[str]) -> str:
             f"{family}, seed {seed}",
             sorted(points),
             colour=families.index(family),
-            dashed=seed != seeds[0],
+            dashed=seeds.index(seed),
             markers=True,
+            marker=families.index(family),
         )
         for (family, seed), points in lines.items()
     ]
@@ -95,14 +100,14 @@ def _against_parameters(rows: Sequence[Row], families: Sequence[str]) -> str:
 def _curves(rows: Sequence[Row], curves: Mapping[str, Points], family: str) -> str:
     mine = [row for row in rows if row["family"] == family]
     sizes = sorted({row["parameters"] for row in mine})
-    first = min(row["seed"] for row in mine)
+    seeds = sorted({row["seed"] for row in mine})
     # Sizes are called as the folders are, by the parameters that were asked for.
     series = [
         Series(
             f"{_size(row)}, seed {row['seed']}",
             [(tokens, held_out) for tokens, _, held_out in curves[row["name"]]],
             colour=sizes.index(row["parameters"]),
-            dashed=row["seed"] != first,
+            dashed=seeds.index(row["seed"]),
         )
         for row in mine
     ]
