@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from bathyscope.pages.text import duration, escape, measured, number, size
+from bathyscope.pages.text import duration, escape, interval, measured, number, percent, plain, size
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,21 @@ def test_durations(seconds: float | None, wanted: str) -> None:
 )
 def test_sizes(num_bytes: int | None, wanted: str) -> None:
     assert size(num_bytes) == wanted
+
+
+def test_plain_text_is_one_line_without_control_characters() -> None:
+    assert plain("a\n b\t\x1b[1m") == "a b ‹1B›[1m"
+
+
+@pytest.mark.parametrize(
+    ("share", "wanted"),
+    [(0.5, "50.0 %"), (0, "0.0 %"), (0.00012, "0.012 %"), (-0.25, "−25.0 %"),
+     (None, "not measured"), (math.inf, "∞")],
+)  # fmt: skip
+def test_percent(share: float | None, wanted: str) -> None:
+    assert percent(share) == wanted
+
+
+def test_interval() -> None:
+    assert interval(-1.5, 2) == "[−1.5, 2]"
+    assert interval(None, 2) == interval(1, math.nan) == "(interval not measured)"

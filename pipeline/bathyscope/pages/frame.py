@@ -79,7 +79,11 @@ def section(name: str, title: str, *, body: str) -> str:
     )
 
 
-def scrolling(rows: str, *, label: str) -> str:
-    """A table in a box of its own that scrolls, and that takes focus so that keys can scroll it."""
+def scrolling(rows: str, *, label: str, columns: int = 0) -> str:
+    """A table in a box of its own that scrolls, and that takes focus so that keys can scroll it.
+
+    `columns`, where given, lets a wide table shrink in print.
+    """
     box = f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0">'
-    return f"{box}<table>{rows}</table></div>"
+    style = f' style="--columns: {columns}"' if columns else ""
+    return f"{box}<table{style}>{rows}</table></div>"

@@ -15,7 +15,7 @@ from bathyscope.pages.data import Number
 from bathyscope.pages.frame import framed, scrolling, section
 from bathyscope.pages.graph_data import GraphPage, Shown, page_data, shown_part
 from bathyscope.pages.graph_notes import notes
-from bathyscope.pages.text import escape, measured, number
+from bathyscope.pages.text import escape, measured, number, percent
 
 logger = logging.getLogger(__name__)
 
@@ -147,10 +147,10 @@ def _prompt(page: GraphPage) -> str:
     rows = "".join(
         f'<tr><th scope="row"><span class="word">{token_html(nodes["text"][i])}</span></th>'
         f'<td class="number" style="--share: {nodes["probability"][i]:.4f}">'
-        f"{_percent(float(nodes['probability'][i]))}</td></tr>"
+        f"{percent(float(nodes['probability'][i]))}</td></tr>"
         for i in logits
     )
-    total = _percent(float(sum(nodes["probability"][i] for i in logits)))
+    total = percent(float(sum(nodes["probability"][i] for i in logits)))
     head = '<th scope="col">target output</th><th scope="col" class="number">probability</th>'
     table = (
         f'<div><table class="outputs"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
@@ -158,10 +158,6 @@ def _prompt(page: GraphPage) -> str:
     )
     listed = f'<ol class="words" aria-label="Tokens of the prompt">{words}</ol>'
     return f'<div class="prompt">{listed}{table}</div>'
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if share >= 0.001 or share == 0 else f"{100 * share:.2g} %"
 
 
 def _scores(page: GraphPage) -> str:

@@ -1,4 +1,4 @@
-"""Values become text that is safe in HTML: escaping, numbers, durations, sizes.
+"""Values become text that is safe in HTML: escaping, numbers, shares, durations, sizes.
 
 `static/format.js` follows the same rules for numbers, so that a figure reads alike in both.
 """
@@ -22,6 +22,11 @@ def escape(text: object) -> str:
     by their number: ‹00›, ‹D800›.
     """
     return html.escape(_FORBIDDEN.sub(_by_number, str(text)), quote=True)
+
+
+def plain(text: object) -> str:
+    """Any text as one line that is safe in a terminal: no control characters, no line ends."""
+    return " ".join(_FORBIDDEN.sub(_by_number, str(text)).split())
 
 
 def _by_number(match: re.Match[str]) -> str:
@@ -55,6 +60,21 @@ def measured(value: float | int | None, *, unit: str = "") -> str:
     if not is_measured(value):
         return f'<span class="missing">{NOT_MEASURED}</span>'
     return number(value) + (f' <span class="unit">{escape(unit)}</span>' if unit else "")
+
+
+def interval(low: float | int | None, high: float | int | None) -> str:
+    """Both ends in brackets, or that the interval was not measured."""
+    if not is_measured(low) or not is_measured(high):
+        return f"(interval {NOT_MEASURED})"
+    return f"[{number(low)}, {number(high)}]"
+
+
+def percent(share: float | int | None) -> str:
+    """A share of one as "12.3 %"; small ones keep two digits."""
+    if share is None or not math.isfinite(share):
+        return number(share)
+    digits = ".1f" if abs(share) >= 0.001 or share == 0 else ".2g"
+    return f"{100 * share:{digits}} %".replace("-", "−")
 
 
 def duration(seconds: float | int | None) -> str:
