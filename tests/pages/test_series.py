@@ -130,7 +130,8 @@ def test_what_a_logarithmic_axis_cannot_show_is_left_out_and_said() -> None:
 
 
 def test_a_lone_point_is_marked() -> None:
-    assert "<circle" in plot(Series("a", [(5.0, 2.0)]))
+    # In the plot and in its key.
+    assert plot(Series("a", [(5.0, 2.0)])).count("<circle") == 2
     assert plot(Series("a", [(1, 1.0), (2, 2.0)])).count("<circle") == 0
 
 

@@ -52,7 +52,8 @@ def key(series: Series) -> str:
     parts = []
     if series.line:
         parts.append(f'<path class="line" {_stroke(series)} d="M1 6H35"/>')
-    if series.markers or not series.line:
+    lone = sum(point is not None for point in series.shown(log_x=False, log_y=False)) == 1
+    if series.markers or lone or not series.line:
         parts.append(_marker(series, 18, 6, ""))
     return _entry("".join(parts), series.label)
 
