@@ -1,6 +1,6 @@
 """Canonical correlations of two models on the same rows: SVCCA and PWCCA, from streamed sums.
 
-With the scatter matrices C_xx, C_yy, C_xy of centred rows and their eigenvectors U of eigenvalues λ,
+With the scatter matrices C_xx, C_yy, C_xy of centred rows, and eigenvectors U, eigenvalues λ,
 the singular values of
 
     M = Λ_x^(-1/2) U_xᵀ C_xy U_y Λ_y^(-1/2)
