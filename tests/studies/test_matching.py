@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from bathyscope.dictionaries.dictionary import topk_autoencoder
 from bathyscope.errors import NonFiniteError
 from bathyscope.studies import latent_pairs
 from bathyscope.studies.jackknife import jackknife
@@ -200,3 +201,22 @@ def test_bad_rows_are_refused() -> None:
         LatentPairs(2, 2, max_pairs=3)
     with pytest.raises(ValueError, match="min_firings 0"):
         candidates(pairs, min_firings=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_latents_of_a_dictionary_match_those_of_a_reordered_copy(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = (
+        topk_autoencoder(d_in=16, num_latents=40, k=4, dtype=torch.float32) for _ in range(2)
+    )
+    order = torch.randperm(40, generator=generator)
+    with torch.no_grad():
+        first.W_enc.normal_(generator=generator)
+        second.W_enc.copy_(first.W_enc[order])
+        x = torch.randn(2000, 16, generator=generator)
+        one, other = first.encode(x), second.encode(x)
+    pairs = LatentPairs(40, 40)
+    pairs.update(one.values.to(dtype), one.indices, other.values.to(dtype), other.indices)
+    found = match_latents(candidates(pairs))
+    assert torch.equal(order[torch.from_numpy(found.partners)], torch.arange(40))
+    assert found.summary()["matched_mean"] == pytest.approx(1, abs=1e-3)

@@ -20,6 +20,7 @@ from bathyscope.metrics.arrays import pack, unpack
 from bathyscope.studies.sparse_rows import (
     Floats,
     Integers,
+    SparseTotal,
     among_largest,
     column_sums,
     entries_at,
@@ -47,6 +48,12 @@ class Side(NamedTuple):
         scatter = self.squares - self.sums**2 / max(num_rows, 1)
         return np.where(scatter > _CONSTANT * self.squares, scatter, 0.0)
 
+    def minus(self, other: Side) -> Side:
+        """These sums without those of some of the rows."""
+        return Side(
+            self.sums - other.sums, self.squares - other.squares, self.firings - other.firings
+        )
+
     def usable(self, num_rows: int, min_firings: int) -> NDArray[np.bool_]:
         """Which latents fire often enough and vary."""
         return (self.firings >= max(min_firings, 1)) & (self.scatter(num_rows) > 0)
@@ -73,14 +80,14 @@ class LatentPairs:
             Side(np.zeros(num), np.zeros(num), np.zeros(num, dtype=np.int64))
             for num in (num_a, num_b)
         )
-        self._products = csr_array((num_a, num_b), dtype=np.float64)
-        self._pending: list[csr_array] = []
+        self._products = SparseTotal((num_a, num_b), patience=_CHUNK_PRODUCTS)
 
     @property
     def products(self) -> csr_array:
         """Σa_i b_j, float64 [latents of a, latents of b]; stored where both are active."""
-        self._fold()
-        return self._products
+        if self._products.value.nnz > self.max_pairs:
+            self._prune()
+        return self._products.value
 
     def update(
         self, values_a: Tensor, indices_a: Tensor, values_b: Tensor, indices_b: Tensor
@@ -104,14 +111,15 @@ class LatentPairs:
 
     def merge(self, other: LatentPairs) -> None:
         """Add the rows of another accumulator over as many latents."""
-        if other.products.shape != self._products.shape:
+        if other._products.shape != self._products.shape:
             raise ValueError(
-                f"cannot merge {other.products.shape} latents into {self._products.shape}"
+                f"cannot merge {other._products.shape} latents into {self._products.shape}"
             )
+        products = other.products
         self.num_rows += other.num_rows
         self.num_pruned += other.num_pruned
         self._add(other.a, other.b)
-        self._append(other.products)
+        self._append(products)
 
     def without(self, other: LatentPairs) -> LatentPairs:
         """Return what is left when the rows of `other`, all of them seen here, are taken away."""
@@ -119,11 +127,8 @@ class LatentPairs:
             raise ValueError("pairs were pruned, so rows cannot be taken away: raise max_pairs")
         made = LatentPairs(*self._products.shape, max_pairs=self.max_pairs)
         made.num_rows = self.num_rows - other.num_rows
-        made.a, made.b = (
-            Side(*(own - theirs for own, theirs in zip(mine, left, strict=True)))
-            for mine, left in ((self.a, other.a), (self.b, other.b))
-        )
-        made._products = csr_array(self.products - other.products)
+        made.a, made.b = self.a.minus(other.a), self.b.minus(other.b)
+        made._products.put(csr_array(self.products - other.products))
         return made
 
     def correlations(self, in_a: Integers, in_b: Integers) -> Floats:
@@ -131,7 +136,8 @@ class LatentPairs:
 
         NaN where one of the two does not vary.
         """
-        return pearson(self, entries_at(self.products, in_a, in_b), in_a, in_b)
+        products = entries_at(self.products, in_a, in_b)
+        return pearson(self.a, self.b, self.num_rows, products, in_a, in_b)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the state as plain JSON values: 16 bytes per pair."""
@@ -149,7 +155,7 @@ class LatentPairs:
         """Return the accumulator that `to_dict` described."""
         products = unpack_sparse(state["products"])
         made = cls(*products.shape, max_pairs=int(state["max_pairs"]))
-        made._products = products
+        made._products.put(products)
         made.num_rows, made.num_pruned = int(state["num_rows"]), int(state["num_pruned"])
         made.a, made.b = (Side(*(unpack(part) for part in state[side])) for side in "ab")
         return made
@@ -159,33 +165,26 @@ class LatentPairs:
         self.b = Side(*(own + new for own, new in zip(self.b, b, strict=True)))
 
     def _append(self, products: csr_array) -> None:
-        self._pending.append(products)
-        # Adding costs as much as the larger of two: wait until the new ones are as many.
-        waiting = sum(matrix.nnz for matrix in self._pending)
-        if waiting > max(self._products.nnz, _CHUNK_PRODUCTS):
-            self._fold()
-
-    def _fold(self) -> None:
-        for matrix in self._pending:
-            self._products = csr_array(self._products + matrix)
-        self._pending.clear()
-        if self._products.nnz > self.max_pairs:
+        self._products.add(products)
+        if self._products.num_added > self.max_pairs:
             self._prune()
 
     def _prune(self) -> None:
-        rows, columns = rows_of_entries(self._products), self._products.indices
+        products = self._products.value
+        rows, columns = rows_of_entries(products), products.indices
         size = np.sqrt(self.a.squares[rows] * self.b.squares[columns])
-        cosines = self._products.data / np.maximum(size, np.finfo(float).tiny)
+        cosines = products.data / np.maximum(size, np.finfo(float).tiny)
         most = self.max_pairs // (2 * len(self.a.sums))
         kept = among_largest(rows, cosines, most)
         self.num_pruned += int((~kept).sum())
-        self._products.data[~kept] = 0
-        self._products.eliminate_zeros()
+        products.data[~kept] = 0
+        products.eliminate_zeros()
 
 
-def pearson(pairs: LatentPairs, products: Floats, in_a: Integers, in_b: Integers) -> Floats:
+def pearson(
+    a: Side, b: Side, num_rows: int, products: Floats, in_a: Integers, in_b: Integers
+) -> Floats:
     """r of pairs of latents from their Σab [pairs]; NaN where one does not vary."""
-    n = max(pairs.num_rows, 1)
-    covered = products - pairs.a.sums[in_a] * pairs.b.sums[in_b] / n
-    size = np.sqrt(pairs.a.scatter(n)[in_a] * pairs.b.scatter(n)[in_b])
+    covered = products - a.sums[in_a] * b.sums[in_b] / max(num_rows, 1)
+    size = np.sqrt(a.scatter(num_rows)[in_a] * b.scatter(num_rows)[in_b])
     return np.divide(covered, size, out=np.full(len(covered), np.nan), where=size > 0)

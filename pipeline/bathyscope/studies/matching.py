@@ -89,8 +89,8 @@ class LatentMatch:
             "num_best_partners": float(len(distinct)),
             "left_out_a": float(self.left_out[0]),
             "left_out_b": float(self.left_out[1]),
-            **_figures("matched", matched, self.firings[some]),
-            **_figures("one_sided", one_sided, self.firings[some]),
+            **figures("matched", matched, self.firings[some]),
+            **figures("one_sided", one_sided, self.firings[some]),
             "overstated": _mean(one_sided) - _mean(matched),
             "exact": float(self.exact),
         }
@@ -112,7 +112,7 @@ def candidates(
         raise ValueError("no rows were seen: a match needs rows of both models")
     products = pairs.products
     in_a, in_b = rows_of_entries(products), products.indices.astype(np.int64)
-    correlations = pearson(pairs, products.data, in_a, in_b)
+    correlations = pearson(pairs.a, pairs.b, pairs.num_rows, products.data, in_a, in_b)
     return best_pairs(
         pairs.a,
         pairs.b,
@@ -184,7 +184,8 @@ def rescored(match: LatentMatch, pairs: LatentPairs) -> LatentMatch:
     return replace(match, matched=matched, best=best, firings=pairs.a.firings)
 
 
-def _figures(name: str, scores: Floats, firings: Integers) -> dict[str, float]:
+def figures(name: str, scores: Floats, firings: Integers) -> dict[str, float]:
+    """Mean of scores [latents], mean weighted by firings, shares above 0.5 and 0.7, by name."""
     total = float(firings.sum())
     return {
         f"{name}_mean": _mean(scores),

@@ -22,6 +22,48 @@ Integers = NDArray[np.int64]
 _GATHERED = 1 << 14
 
 
+class SparseTotal:
+    """A running sum of sparse matrices of one shape, float64.
+
+    An addition costs as much as the larger of two, so new ones wait until together they hold as
+    many entries as the sum, and at least `patience`.
+    """
+
+    def __init__(self, shape: tuple[int, int], *, patience: int = 1 << 24) -> None:
+        self.shape = shape
+        self._patience = patience
+        self._sum = csr_array(shape, dtype=np.float64)
+        self._waiting: list[csr_array] = []
+
+    @property
+    def value(self) -> csr_array:
+        """The sum of all matrices so far."""
+        self._fold()
+        return self._sum
+
+    @property
+    def num_added(self) -> int:
+        """Entries of the sum, without those that wait."""
+        return int(self._sum.nnz)
+
+    def add(self, matrix: csr_array) -> None:
+        """Add a matrix."""
+        self._waiting.append(matrix)
+        waiting = sum(one.nnz for one in self._waiting)
+        if waiting > max(self._sum.nnz, self._patience):
+            self._fold()
+
+    def put(self, matrix: csr_array) -> None:
+        """Take `matrix` for the sum."""
+        self._sum = matrix
+        self._waiting.clear()
+
+    def _fold(self) -> None:
+        for matrix in self._waiting:
+            self._sum = csr_array(self._sum + matrix)
+        self._waiting.clear()
+
+
 def sparse_rows(values: Tensor, indices: Tensor, num_latents: int, *, name: str) -> csr_array:
     """Return float64 [rows, latents] of top-k latents [rows, k]; value 0 is padding.
 
@@ -54,8 +96,8 @@ def column_sums(matrix: csr_array) -> tuple[Floats, Floats, Integers]:
     """Σa, Σa² and how many rows are not 0, per column."""
     width = matrix.shape[1]
     return (
-        np.bincount(matrix.indices, weights=matrix.data, minlength=width),
-        np.bincount(matrix.indices, weights=matrix.data**2, minlength=width),
+        _weighted(matrix.indices, matrix.data, width),
+        _weighted(matrix.indices, matrix.data**2, width),
         np.bincount(matrix.indices, minlength=width).astype(np.int64),
     )
 
@@ -108,6 +150,10 @@ def unpack_sparse(record: dict[str, Any]) -> csr_array:
     """Return the matrix that `pack_sparse` was given."""
     parts = tuple(unpack(record[name]) for name in ("data", "indices", "indptr"))
     return csr_array(parts, shape=tuple(record["shape"]))
+
+
+def _weighted(places: Integers, weights: Floats, length: int) -> Floats:
+    return np.bincount(places, weights=weights, minlength=length).astype(np.float64)
 
 
 def _chunks(num: int) -> Iterator[slice]:
