@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 # Column pairs gathered at once; each column has up to a few thousand entries.
 _GATHERED = 1 << 14
+_BINS = 32
 
 
 class SparseTotal:
@@ -108,13 +109,30 @@ def rows_of_entries(matrix: csr_array) -> Integers:
 
 
 def among_largest(groups: Integers, values: Floats, most: int) -> NDArray[np.bool_]:
-    """Which entries are among the `most` largest of their group; of equal ones, the first."""
-    order = np.lexsort((-values, groups))
-    starts = np.concatenate([[True], np.diff(groups[order]) != 0])[: len(order)]
+    """Which entries are among the `most` largest of their group; of equal ones, the first.
+
+    `groups` [entries] in any order, `values` [entries] at least 0.
+    """
+    kept = np.zeros(len(groups), dtype=bool)
+    # Sorting is the slow part: most entries are far too small to need it.
+    places = np.flatnonzero(_may_be_largest(groups, values, most))
+    some = groups[places]
+    order = np.lexsort((-values[places], some))
+    starts = np.concatenate([[True], np.diff(some[order]) != 0])[: len(order)]
     first = np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))
-    kept = np.zeros(len(order), dtype=bool)
-    kept[order] = np.arange(len(order)) - first < most
+    kept[places[order]] = np.arange(len(order)) - first < most
     return kept
+
+
+def _may_be_largest(groups: Integers, values: Floats, most: int) -> NDArray[np.bool_]:
+    """Entries in the bins of each group that hold its `most` largest; bins are half octaves."""
+    mantissa, exponent = np.frexp(values)
+    bins = np.clip(-2 * exponent + (mantissa < 0.75), 0, _BINS - 1)
+    bins = np.where(values > 0, bins, _BINS - 1)
+    num = int(groups.max(initial=-1)) + 1
+    counts = np.bincount(groups * _BINS + bins, minlength=num * _BINS).reshape(num, _BINS)
+    last = (counts.cumsum(axis=1) < most).sum(axis=1)
+    return bins <= last[groups]
 
 
 def entries_at(matrix: csr_array, rows: Integers, columns: Integers) -> Floats:
