@@ -41,7 +41,7 @@ def units(config: Config) -> Work:
     identity: Json = {
         "stage": NAME,
         "semantics": SEMANTICS,
-        "corpus": digest(source.identity),
+        SHARED: digest(source.identity),
         "most_items": most,
     }
     if "tokenizer" in source.identity:
@@ -63,8 +63,10 @@ def facts(config: Config) -> Json:
     """What the manifest says: what the other corpus says of itself, and where it lies."""
     source = _source(config)
     most = _most_items(config, source)
+    # Keys and digests of files are those of the other run.
+    told = {k: v for k, v in source.facts.items() if not k.endswith(("_key", "_digest"))}
     return {
-        **source.facts,
+        **told,
         "train_tokens": most[TRAIN] * source.sequence_length,
         "held_out_tokens": most[HELD_OUT] * source.sequence_length,
         SHARED: {
