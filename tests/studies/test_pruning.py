@@ -141,6 +141,17 @@ def test_an_idle_column_goes_first() -> None:
     assert torch.equal(found[:, :5], weight[:, :5])
 
 
+def test_zeros_that_are_there_count() -> None:
+    """Also beside entries that cost as little, because their input is always 0."""
+    x = correlated(200, 8)
+    x[:, 1] = 0
+    weight = normal(4, 8)
+    weight[:, 6] = 0
+    statistics = statistics_of(x)
+    for pruned in (wanda(weight, statistics, 1 / 8), sparsegpt(weight, statistics, 1 / 8)):
+        assert torch.equal(pruned, weight)
+
+
 def test_a_convolution_is_a_linear_map_of_patches() -> None:
     draw = torch.Generator().manual_seed(0)
     images = torch.randn(4, 6, 7, 7, generator=draw)

@@ -17,6 +17,7 @@ BLOCK = 32
 """Columns that share a scale in the common 4-bit files; finer than any other that is in use."""
 _COARSE = 0.7
 _FEWEST = 8
+_ENTRIES = 2**20
 
 
 def distinct_share(weight: Tensor, block: int = BLOCK) -> float:
@@ -24,13 +25,14 @@ def distinct_share(weight: Tensor, block: int = BLOCK) -> float:
 
     Near 1 for weights as they were trained (0.97 in bfloat16); normal weights rounded to b bits in
     blocks of 32 give 0.35 at 4, 0.55 at 5 and 0.75 at 6 bits. Zeros are left out, so a pruned
-    matrix is not taken for a rounded one. NaN where no block has 8 non-zero values.
+    matrix is not taken for a rounded one. Of a large matrix about a million entries are looked at,
+    in rows spread evenly. NaN where no block has 8 non-zero values.
     """
     rows, columns = weight.shape
     size = min(block, columns)
-    kept = weight.detach()[:, : columns - columns % size]
-    blocks = kept.reshape(rows * (columns // size), size)
-    values = blocks.sort(dim=1).values
+    stride = max(1, rows * columns // _ENTRIES)
+    kept = weight.detach()[::stride, : columns - columns % size]
+    values = kept.reshape(-1, size).sort(dim=1).values
     first = torch.ones_like(values, dtype=torch.bool)
     first[:, 1:] = values[:, 1:] != values[:, :-1]
     filled = values != 0

@@ -5,7 +5,7 @@
     sparsegpt   the lowest W_ij² / [H⁻¹]_jj, with the others updated     (Frantar & Alistarh 2023)
 
 A share s of n entries is floor(s · n) of them, s taken as the decimal number that it is written as.
-Of equal scores the first in the matrix goes. Entries that are zero already count.
+Entries that are zero already go first; of equal scores the first in the matrix goes.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def wanda(weight: Tensor, statistics: InputStatistics, share: float) -> Tensor:
     """A matrix [out, in] without the share of each row whose |W_ij| · ‖X_j‖₂ is lowest."""
     rows, columns = weight.shape
     norms = statistics.squares.sqrt().repeat_interleave(rows // len(statistics.squares), 0)
-    gone = lowest(weight.abs().double() * norms, count_of(share, columns))
+    scores = (weight.abs().double() * norms).masked_fill_(weight == 0, -1)
+    gone = lowest(scores, count_of(share, columns))
     return weight.masked_fill(gone, 0)
 
 
@@ -127,7 +128,7 @@ def sparsegpt(
         factor = inverse[:, start:stop, start:stop]
         part = work[:, :, start:stop].clone()
         scores = (part / factor.diagonal(dim1=-2, dim2=-1)[:, None, :]).square()
-        scores.masked_fill_(idle[:, :, start:stop], 0)
+        scores.masked_fill_(idle[:, :, start:stop], 0).masked_fill_(part == 0, -1)
         count = count_of(share, rows * stop) - count_of(share, rows * start)
         gone = lowest(scores.flatten(), count).view_as(part)
         errors = _pruned_columns(part, gone, factor)
