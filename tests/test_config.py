@@ -101,7 +101,7 @@ def test_values_of_a_file_arrive(group: str, choice: str) -> None:
     values.pop("defaults", None)
     override = f"{group}={choice}"
     config, _ = compose([override, *given(override)])
-    whole = group in ("experiment", "ladder")
+    whole = group in ("experiment", "ladder", "family")
     for name, value in values.items():
         if whole and isinstance(value, dict):
             for inner, wanted in value.items():

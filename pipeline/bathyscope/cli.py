@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -64,6 +65,9 @@ def _dispatch(argv: list[str]) -> int:
     command, overrides = words[0], words[1:]
     if command in OF_A_FOLDER:
         overrides = [_setting(word) for word in overrides]
+    if command == "study":
+        # The group is chosen by the name of the study.
+        overrides = [re.sub(r"^name=", "study=", word) for word in overrides]
     if "--help" in options or "-h" in options:
         _say(one_command(command))
         return 0
@@ -135,6 +139,10 @@ def _call(command: str, config: Config, record: dict[str, Any], overrides: list[
 
         intervene(config, _say, overrides=overrides)
         return 0
+    if command == "study":
+        from bathyscope.commands.study import study
+
+        return 0 if study(config, _say, resolved=record, overrides=overrides) else FAILED
     if command == "ladder":
         from bathyscope.commands.ladder import ladder
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "describe": "densities, examples and promoted tokens of every latent",
     "report": "a static page that opens from disk",
     "attribute": "what outputs come from: a graph of latents for each prompt, checked",
+    "study": "a question asked of a family of models: measurements, fits, verdicts, a report",
     "ladder": "small decoders of growing size are trained alike, as a family to study",
     "intervene": "latents, heads or modules are changed in the model, and what follows is shown",
     "verify": "compares a run with its receipts, byte by byte; changes nothing",
@@ -59,6 +60,8 @@ GROUPS = (
     "cluster",
     "hardware",
     "ladder",
+    "family",
+    "study",
     "experiment",
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from bathyscope.commands.disk import check_disk, estimate
@@ -12,7 +12,7 @@ from bathyscope.commands.memory import PeakMemory
 from bathyscope.commands.plan import lines
 from bathyscope.commands.progress import Screen, duration, size
 from bathyscope.config import Config
-from bathyscope.errors import ConfigError
+from bathyscope.errors import BathyscopeError, ConfigError, StopRequested
 from bathyscope.jobs import open_driver
 from bathyscope.jobs.sink import Sink
 from bathyscope.runs import record as records
@@ -86,10 +86,18 @@ class Record:
         records.write(self._objects, self._record)
 
 
-def carry_out(config: Config, steps: Iterable[Step], *, record: Record, screen: Screen) -> Json:
+def carry_out(
+    config: Config,
+    steps: Iterable[Step],
+    *,
+    record: Record,
+    screen: Screen,
+    failed: Callable[[Step, BathyscopeError], None] | None = None,
+) -> Json:
     """Do steps one after another with one driver, and return the figures of each.
 
-    A step is asked for when those before it are done, so it may depend on them.
+    A step is asked for when those before it are done, so it may depend on them. `failed` is told of
+    a step that raised, and the next one follows; without it the error is raised.
     """
     found: Json = {}
     seconds = 0.0
@@ -101,7 +109,13 @@ def carry_out(config: Config, steps: Iterable[Step], *, record: Record, screen: 
                 memory.mark()
                 watched, screen.subject = _Watched(screen), step.subject
                 stage: Any = importlib.import_module(_module(step.config, step.stage))
-                found[step.name] = driver.drive(stage, watched, step.config)
+                try:
+                    found[step.name] = driver.drive(stage, watched, step.config)
+                except BathyscopeError as error:
+                    if failed is None or isinstance(error, StopRequested):
+                        raise
+                    failed(step, error)
+                    continue
                 took = time.monotonic() - started
                 seconds += took
                 figures = {

@@ -25,6 +25,7 @@ from bathyscope.config.measures import DescribeConfig, EvaluateConfig
 from bathyscope.config.model import HooksConfig, ModelConfig
 from bathyscope.config.option import option
 from bathyscope.config.store import RedoConfig, StoreConfig, VerifyConfig
+from bathyscope.config.study import FamilyConfig, StudyConfig
 
 __all__ = [
     "AttributeConfig",
@@ -35,6 +36,7 @@ __all__ = [
     "DescribeConfig",
     "DictionaryConfig",
     "EvaluateConfig",
+    "FamilyConfig",
     "FineTuneConfig",
     "HardwareConfig",
     "HooksConfig",
@@ -44,6 +46,7 @@ __all__ = [
     "ModelConfig",
     "RedoConfig",
     "StoreConfig",
+    "StudyConfig",
     "SweepConfig",
     "TrainConfig",
     "VerifyConfig",
@@ -73,6 +76,8 @@ class Config:
     describe: DescribeConfig = field(default_factory=DescribeConfig)
     attribute: AttributeConfig = field(default_factory=AttributeConfig)
     ladder: LadderConfig = field(default_factory=LadderConfig)
+    family: FamilyConfig = field(default_factory=FamilyConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)
     redo: RedoConfig = field(default_factory=RedoConfig)
     convert: ConvertConfig = field(default_factory=ConvertConfig)

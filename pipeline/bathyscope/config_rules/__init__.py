@@ -15,6 +15,7 @@ from bathyscope.config_rules import (
     intervene,
     ladder,
     needed,
+    study,
 )
 from bathyscope.config_rules.choices import one_of
 from bathyscope.errors import ConfigError
@@ -37,6 +38,7 @@ def validate(config: Config, *, planned: bool = False) -> None:
     ladder.check(config)
     attribute.check(config)
     intervene.check(config)
+    study.check(config)
     if not 0 <= config.verify.share <= 1:
         raise ConfigError(
             f"verify.share is {config.verify.share}. A share from 0 (sizes and receipts only) to 1 "

@@ -85,8 +85,21 @@ class Run:
 
     @cached_property
     def corpus(self) -> Corpus:
-        """Token sequences, masks and documents."""
-        return Corpus(self.objects.at(CORPUS), self.manifest(CORPUS))
+        """Token sequences, masks and documents: its own, or those of the run that it shares.
+
+        Raises `StoreError` where the shared one is another than it was.
+        """
+        manifest = self.manifest(CORPUS)
+        shared = manifest.facts.get(SHARED)
+        if shared is None:
+            return Corpus(self.objects.at(CORPUS), manifest)
+        source = Run(shared["run"]).corpus
+        if digest(source.identity) != shared["corpus"]:
+            raise StoreError(
+                f"{self.url} reads the corpus of {shared['run']}, and that was made anew since: "
+                "its items are others. Put it back, or choose another url."
+            )
+        return source.first(shared["most_items"], manifest.identity)
 
     @cached_property
     def activations(self) -> Mapping[str, Rows]:
@@ -119,6 +132,17 @@ class Run:
         key = self.manifest(LADDER).facts["results_key"]
         results: Json = json.loads(self.objects.at(LADDER).get(key))
         return results
+
+    def study(self, name: str) -> Json:
+        """What a study found: verdicts, fits, plots, tables, definitions and protocol."""
+        artifact = f"{STUDIES}/{name}"
+        key = self.manifest(artifact).facts["results_key"]
+        results: Json = json.loads(self.objects.at(artifact).get(key))
+        return results
+
+    def study_table(self, name: str) -> pa.Table:
+        """Every row that a study measured."""
+        return self._table(f"{STUDIES}/{name}", "table_key")
 
     def graphs(self, name: str = "main") -> Json:
         """Figures of attribution graphs: `prompts`, a row for each, and `definitions`."""

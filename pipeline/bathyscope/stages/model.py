@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
 
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError
 from bathyscope.models.architectures import check_architecture, config_of
+from bathyscope.models.build import build_model
 from bathyscope.models.footprint import footprint
 from bathyscope.models.hook_points import HookPoint, layers_needed
 from bathyscope.models.load import LoadedModel, load_model, model_digest, read_config
@@ -148,6 +150,31 @@ def _load(
         offload_folder=model.offload_folder,
         attention=model.attention,
     )
+
+
+def empty_of(config: Config) -> nn.Module:
+    """The whole model without data, for its shape. Raises what `describe_model` raises."""
+    if config.model.kind == "module":
+        return empty_module(*_module(config))
+    hf = read_config(model_folder(config))
+    with init_empty_weights():
+        model = build_model(hf, dtype=torch.float32, attention=config.model.attention)
+    tie_weights: Any = model.tie_weights
+    tie_weights()
+    return model
+
+
+def num_blocks(config: Config) -> int:
+    """Blocks of the model. Raises `ConfigError` for a module, whose blocks are unknown."""
+    found = None
+    if config.model.kind != "module":
+        found = getattr(read_config(model_folder(config)), "num_hidden_layers", None)
+    if not found:
+        raise ConfigError(
+            f"The blocks of {config.model.factory or config.model.path or config.model.repo} are "
+            "unknown, so a depth says nothing. Name its hook point."
+        )
+    return int(found)
 
 
 def input_keyword(config: Config, facts: ModelPlan) -> str | None:

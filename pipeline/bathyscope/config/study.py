@@ -1,0 +1,46 @@
+"""A family of models, and what is asked of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bathyscope.config.option import not_negative, option, positive
+
+
+@dataclass
+class FamilyConfig:
+    """The models that a study compares."""
+
+    kind: str = option("ladder", "ladder, or members: models that are listed")
+    run: str | None = option(None, "run of the ladder (kind ladder)")
+    models: list[str] = option([], "names or patterns such as llama-*; none takes all")
+    checkpoints: bool = option(True, "also read checkpoints along the training, where there are")
+    members: list[dict[str, Any]] = option(
+        [],
+        "models, each with a name and what `model` takes: path, or repo and revision, or factory, "
+        "arguments and weights; also architecture, seed, tokens, hook, and checkpoints: a list "
+        "with a name, tokens, and a path or a revision (kind members)",
+    )
+
+
+@dataclass
+class StudyConfig:
+    """A question that is asked of a family of models."""
+
+    name: str = option("", "dictionary_scaling, superposition, universality or wasted_weights")
+    train_tokens: int = positive(262_144, "training tokens of each model that are harvested")
+    held_out_tokens: int = positive(32_768, "held-out tokens of each model")
+    depth: float = positive(0.5, "share of the blocks before the hook point, equal for all models")
+    random_models: bool = option(True, "also study models without training, as a control")
+    expansions: list[int] = option([2, 4, 8], "latents per dimension, where F / d is held equal")
+    k_shares: list[float] = option([0.0625, 0.125, 0.25], "L0 / d of these; k is at least 2")
+    widths: list[int] = option([128, 256, 512], "latents, where F is held equal")
+    ks: list[int] = option([4, 8, 16], "L0 of these")
+    seeds: list[int] = option([0, 1], "initial weights of the dictionaries")
+    tokens_per_latent: int = positive(400, "training rows of a dictionary for each of its latents")
+    batch_rows: int = positive(512, "rows of a step of a dictionary")
+    lr: float = positive(3e-3, "peak learning rate of the dictionaries")
+    splice_tokens: int = positive(16_384, "held-out tokens that go through spliced models")
+    resamples: int = positive(1000, "bootstrap resamples")
+    seed: int = not_negative(0, "of resamples, samples and random controls")

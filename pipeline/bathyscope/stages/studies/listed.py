@@ -1,0 +1,66 @@
+"""Members that the configuration lists: folders, hub repositories, or modules of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from bathyscope.config import Config, ModelConfig
+from bathyscope.errors import ConfigError
+from bathyscope.models.sizes import parameter_counts
+from bathyscope.stages.model import empty_of
+from bathyscope.stages.studies.member import Checkpoint, Member
+
+_OF_MODEL = {f.name for f in fields(ModelConfig)}
+_OF_MEMBER = ("name", "architecture", "seed", "tokens", "hook", "checkpoints")
+
+
+def listed_members(config: Config) -> list[Member]:
+    """The members of `family.members`. Raises `ConfigError` for keys that are not known."""
+    return [_member(config, dict(given)) for given in config.family.members]
+
+
+def _member(config: Config, given: dict[str, Any]) -> Member:
+    unknown = set(given) - _OF_MODEL - set(_OF_MEMBER)
+    if unknown or not given.get("name"):
+        raise ConfigError(
+            f"A member of family.members is {given}. A name is wanted, and of "
+            f"{', '.join(_OF_MEMBER)} and the settings of `model` what it needs; "
+            f"{', '.join(sorted(unknown)) or 'nothing'} is not known."
+        )
+    model = _model(config, given)
+    own = replace(config, model=model)
+    total, embedding = parameter_counts(empty_of(own))
+    return Member(
+        name=str(given["name"]),
+        architecture=str(given.get("architecture") or given["name"]),
+        parameters=total,
+        embedding_parameters=embedding,
+        seed=given.get("seed"),
+        tokens=given.get("tokens"),
+        model=model,
+        hook=given.get("hook"),
+        checkpoints=tuple(_checkpoint(own, c) for c in given.get("checkpoints") or ()),
+    )
+
+
+def _checkpoint(config: Config, given: Mapping[str, Any]) -> Checkpoint:
+    if not {"name", "tokens"} <= set(given):
+        raise ConfigError(
+            f"A checkpoint of family.members is {dict(given)}. A name and its training tokens are "
+            "wanted, and a path or a revision."
+        )
+    return Checkpoint(str(given["name"]), int(given["tokens"]), _model(config, given))
+
+
+def _model(config: Config, given: Mapping[str, Any]) -> ModelConfig:
+    chosen = {key: value for key, value in given.items() if key in _OF_MODEL}
+    if "kind" not in chosen:
+        if "path" in chosen:
+            chosen["kind"] = "folder"
+        elif "repo" in chosen:
+            chosen["kind"] = "hub"
+        elif "factory" in chosen:
+            chosen["kind"] = "module"
+    return replace(config.model, **chosen)

@@ -1,0 +1,125 @@
+"""The run of each member: the configuration with which its activations and dictionaries are made.
+
+All studies of one folder share them: a harvest serves many dictionaries, and those many studies.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+from typing import NamedTuple
+
+from bathyscope.config import Config, DictionaryConfig
+from bathyscope.stages.inputs import is_of_images
+from bathyscope.stages.model import describe_model, num_blocks
+from bathyscope.stages.studies.family import corpus_run, sequence_length
+from bathyscope.stages.studies.member import Checkpoint, Member
+from bathyscope.stages.sweep import Swept
+
+MODELS = "models"
+
+
+class Size(NamedTuple):
+    """A dictionary by its size."""
+
+    num_latents: int
+    k: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its folder in the run of the member."""
+        return f"topk-{self.num_latents}-k{self.k}-seed{self.seed}"
+
+
+def run_of(config: Config, member: Member) -> Config:
+    """The configuration of a member's own run, beneath that of the study."""
+    study = config.study
+    own = replace(
+        config,
+        url=f"{config.url.rstrip('/')}/{MODELS}/{member.name}",
+        model=member.model,
+        data=replace(
+            config.data,
+            run=corpus_run(config),
+            train_tokens=study.train_tokens,
+            held_out_tokens=study.held_out_tokens,
+            sequence_length=sequence_length(config),
+        ),
+        sweep=replace(config.sweep, name="study", grid={}),
+        # Hundreds of small trainings: their curves are in their folders.
+        logging=replace(config.logging, kind="none"),
+    )
+    return replace(own, hooks=replace(own.hooks, points=[_hook(own, member)]))
+
+
+def at_checkpoint(config: Config, member: Member, checkpoint: Checkpoint) -> Config:
+    """The same with the weights of a checkpoint."""
+    return replace(run_of(config, member), model=checkpoint.model)
+
+
+def trained(config: Config, sizes: list[Size]) -> Swept:
+    """All dictionaries of those sizes, as a sweep trains them; `config` is a member's run."""
+    settings = {f.name: getattr(config, f.name) for f in fields(Config)}
+    configs = [with_dictionary(config, size) for size in sizes]
+    return Swept(**{**settings, "force": True}, dictionaries=configs)
+
+
+def with_dictionary(config: Config, size: Size) -> Config:
+    """The configuration of one of them: TopK, with rows in proportion to its latents."""
+    study = config.study
+    dictionary = DictionaryConfig(
+        name=size.name, num_latents=size.num_latents, k=size.k, activation="topk"
+    )
+    train = replace(
+        config.train,
+        tokens=max(study.tokens_per_latent * size.num_latents, study.batch_rows),
+        batch_rows=study.batch_rows,
+        lr=study.lr,
+        seed=size.seed,
+        checkpoint_steps=0,
+        calibration_rows=0,
+    )
+    return replace(config, dictionary=dictionary, train=train)
+
+
+def sizes_at_equal_ratio(config: Config, width: int) -> list[Size]:
+    """Dictionaries of equal F / d and L0 / d, first protocol; `width` is d."""
+    study = config.study
+    return [
+        Size(expansion * width, max(round(share * width), 2), seed)
+        for expansion in study.expansions
+        for share in study.k_shares
+        for seed in study.seeds
+    ]
+
+
+def sizes_of_equal_count(config: Config) -> list[Size]:
+    """Dictionaries of equal F and L0, second protocol."""
+    study = config.study
+    return [Size(f, k, seed) for f in study.widths for k in study.ks for seed in study.seeds]
+
+
+def sizes_of(config: Config, width: int) -> list[Size]:
+    """Of both protocols, each once."""
+    both = sizes_at_equal_ratio(config, width) + sizes_of_equal_count(config)
+    return sorted(set(both))
+
+
+def width_of(config: Config) -> int:
+    """d of a member's hook point; `config` is that of its run."""
+    return describe_model(config).shape.widths[0]
+
+
+def _hook(config: Config, member: Member) -> str:
+    """Where a member is looked into: after the share of its blocks that the study names."""
+    if member.hook is not None:
+        return member.hook
+    blocks = num_blocks(config)
+    # Up to half of a block is rounded up, so that two of three and three of five agree in depth.
+    return f"resid_post.{min(max(math.floor(config.study.depth * blocks + 0.5), 1), blocks) - 1}"
+
+
+def rows_are_tokens(config: Config) -> bool:
+    """Whether members read text."""
+    return not is_of_images(config)

@@ -1,0 +1,22 @@
+"""The studies by name. One that is not finished is not here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bathyscope.config import Config
+from bathyscope.errors import ConfigError
+from bathyscope.stages.studies import dictionary_scaling
+
+STUDIES: dict[str, Any] = {dictionary_scaling.NAME: dictionary_scaling}
+"""Modules with what `bathyscope.stages.studies.study.Study` asks for."""
+
+
+def study_of(config: Config) -> Any:
+    """The configured study. Raises `ConfigError` for a name that none has."""
+    if config.study.name not in STUDIES:
+        raise ConfigError(
+            f"study.name is {config.study.name!r}. One of {', '.join(STUDIES)} is wanted: "
+            "study=NAME, or name=NAME."
+        )
+    return STUDIES[config.study.name]
