@@ -54,6 +54,18 @@ class Footprint:
         return 2.0 * sum(self.active_blocks) + attention
 
 
+def empty_model(config: Any) -> nn.Module:
+    """The whole model of a config without data, tied weights tied.
+
+    Raises what `build_model` raises.
+    """
+    with init_empty_weights(include_buffers=True):
+        model: Any = build_model(config, dtype=torch.bfloat16, attention="eager")
+    model.tie_weights()
+    found: nn.Module = model
+    return found
+
+
 def footprint(config: Any, blocks: int | None = None) -> Footprint:
     """The footprint of a model whose first `blocks` blocks are needed; of all when it is None.
 
@@ -66,9 +78,7 @@ def footprint(config: Any, blocks: int | None = None) -> Footprint:
             f"The size of a model of type {getattr(config, 'model_type', None)!r} cannot be "
             "planned: it is in no family, so its blocks are unknown."
         )
-    with init_empty_weights(include_buffers=True):
-        model: Any = build_model(config, dtype=torch.bfloat16, attention="eager")
-    model.tie_weights()
+    model = empty_model(config)
     listed = list(model.get_submodule(family.blocks).children())
     wanted = len(listed) if blocks is None else blocks
     if not 0 < wanted <= len(listed):

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import nn
 
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError
 from bathyscope.models.architectures import check_architecture, config_of
-from bathyscope.models.build import build_model
-from bathyscope.models.footprint import footprint
+from bathyscope.models.footprint import empty_model, footprint
 from bathyscope.models.hook_points import HookPoint, layers_needed
 from bathyscope.models.load import LoadedModel, load_model, model_digest, read_config
 from bathyscope.models.modules import empty_module, load_module, module_digest, weights_path
@@ -156,12 +154,7 @@ def empty_of(config: Config) -> nn.Module:
     """The whole model without data, for its shape. Raises what `describe_model` raises."""
     if config.model.kind == "module":
         return empty_module(*_module(config))
-    hf = read_config(model_folder(config))
-    with init_empty_weights():
-        model = build_model(hf, dtype=torch.float32, attention=config.model.attention)
-    tie_weights: Any = model.tie_weights
-    tie_weights()
-    return model
+    return empty_model(read_config(model_folder(config)))
 
 
 def num_blocks(config: Config) -> int:
