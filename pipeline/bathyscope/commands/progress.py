@@ -50,7 +50,7 @@ class Screen:
         self._total = work.plan.num_units
         self._first = float(self._total - len(begun.remaining))
         self._started = self._last_line = self._clock()
-        self._rows_per_unit = _rows(work) / self._total
+        self._rows_per_unit = _rows(work) / max(self._total, 1)
         if self._first:
             self.line(
                 f"{self._named(work)} goes on: {int(self._first)} of {self._total} units done"

@@ -1,8 +1,7 @@
 """study: what a study asks is measured of every member of a family, and put together.
 
-A unit is a subject, a member or a pair of them, whose result is not there yet. Results are files of
-their own, named by the digest of all that decides them, so a family may grow from one call to the
-next, and what is there is kept. A member that fails is named, and takes no other with it. In the
+A unit is a subject, a member or a pair of them. Results are files of their own, named by the digest
+of all that decides them, so a family may grow from one call to the next, and what is there is kept. A member that fails is named, and takes no other with it. In the
 folder `studies/<name>` of the run:
 
     results/<digest>.json   the rows that a subject gave
@@ -67,34 +66,32 @@ class Known:
 
 @dataclass
 class Context:
-    """The study and its subjects that are left."""
+    """The study and its subjects."""
 
     config: Config
     study: Study
-    left: list[Known]
+    known: list[Known]
     objects: Objects
 
 
 def units(config: Config) -> Work:
-    """One unit per subject that is left.
+    """One unit per subject; those whose result is there cost nothing.
 
     Raises `ConfigError` for a study or a family that cannot be.
     """
     study, known = study_of(config), subjects_of(config)
     objects = Objects(config.url).at(f"{STUDIES}/{study.NAME}")
-    left = [each for each in known if not each.there]
     identity: Json = {
         "stage": NAME,
         "semantics": SEMANTICS,
         "study": study.NAME,
         "subjects": {each.subject.name: each.digest for each in known},
-        "left": [each.subject.name for each in left],
         "failed": dict(getattr(config, "failed", None) or {}),
         # What failed is tried again by every call.
-        "tries": {each.subject.name: _tries(objects, each) for each in left},
+        "tries": {each.subject.name: tries for each in known if (tries := _tries(objects, each))},
         "conclusion": {"resamples": config.study.resamples, "seed": config.study.seed},
     }
-    plan = UnitPlan((("all", 0, len(left)),) if left else (), 1)
+    plan = UnitPlan((("all", 0, len(known)),) if known else (), 1)
     return Work(NAME, f"{STUDIES}/{study.NAME}", identity, plan, unit_name="subjects")
 
 
@@ -120,16 +117,18 @@ def subjects_of(config: Config) -> list[Known]:
 
 def open(config: Config, work: Work) -> Context:
     """The subjects that the work names."""
-    names = work.identity["left"]
     by_name = {each.subject.name: each for each in subjects_of(config)}
     objects = Objects(config.url).at(work.artifact)
-    return Context(config, study_of(config), [by_name[name] for name in names], objects)
+    known = [by_name[name] for name in work.identity["subjects"]]
+    return Context(config, study_of(config), known, objects)
 
 
 def run(unit: Unit, context: Context, guard: Guard) -> Outcome:
     """Measure a subject and keep its rows; what fails is kept too, and the others go on."""
-    known = context.left[unit.index]
+    known = context.known[unit.index]
     name = known.subject.name
+    if context.objects.exists(known.key):
+        return Outcome(valid=1, figures={"error": ""})
 
     def tell(share: float, text: str = "") -> None:
         guard.progress(share, f"{name}  {text}".rstrip())
@@ -152,7 +151,7 @@ def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Jso
     """Put all rows together: table, fits, verdicts and the page."""
     study, known = study_of(config), subjects_of(config)
     failed = dict(getattr(config, "failed", None) or {})
-    for number, name in enumerate(begun.work.identity["left"]):
+    for number, name in enumerate(begun.work.identity["subjects"]):
         if error := receipts[number].figures["error"]:
             failed[name] = error
     rows: list[Json] = []

@@ -80,8 +80,10 @@ def _against_size(
 ) -> Plot:
     trained = judged(members)
     series = size_series(means(trained, rows, key, _dictionary(protocol)))
-    untrained = means([m for m in members if not m.trained], rows, key, _dictionary(protocol))
-    series += size_series(untrained, "without training", colour=2)
+    if key == "fvu":
+        # A model without training has no loss to lose.
+        untrained = means([m for m in members if not m.trained], rows, key, _dictionary(protocol))
+        series += size_series(untrained, "without training", colour=2)
     ks = {r["k"] for r in rows if protocol in r["protocols"]}
     for number, (kind, words) in enumerate(
         (("pca", "PCA"), ("neurons", "neurons"), ("random", "random"))

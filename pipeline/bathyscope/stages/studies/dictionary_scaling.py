@@ -25,6 +25,7 @@ from bathyscope.stages.studies.member_runs import Size, run_of, sizes_of, width_
 from bathyscope.stages.studies.study import Subject, Tell
 from bathyscope.stages.studies.verdicts import (
     Row,
+    answer_of,
     judged,
     means,
     member_rows,
@@ -91,21 +92,11 @@ def measure(config: Config, subject: Subject, tell: Tell) -> list[Json]:
 def conclude(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> StudyPage:
     """Verdicts on both protocols, the laws of each model, plots and the table."""
     verdicts = _verdicts(config, members, rows)
-    answers = {
-        protocol: [v.answer for v in verdicts if f"equal {words}" in v.claim]
-        for protocol, words in ((EQUAL_RATIO, "F / d"), (EQUAL_COUNT, "F and"))
-    }
-    answer = (
-        "Larger models leave more unexplained: "
-        f"at equal F / d {', '.join(answers[EQUAL_RATIO][:1]) or 'not measured'}, "
-        f"at equal F {', '.join(answers[EQUAL_COUNT][:1]) or 'not measured'}. "
-        "Every claim below has its interval and its doubt."
-    )
     return StudyPage(
         name=NAME,
         title=TITLE,
         question=QUESTION,
-        answer=answer,
+        answer=answer_of(verdicts),
         verdicts=verdicts,
         plots=plots(members, rows),
         fits=fits(config, members, rows),

@@ -115,6 +115,22 @@ def trend_verdict(
     return verdicts
 
 
+def answer_of(verdicts: Sequence[Verdict]) -> str:
+    """What the claims come to, in a sentence or two: which hold, which do not, and how many."""
+    if not verdicts:
+        return "Nothing was measured that could carry a verdict: three sizes are the least."
+    told = []
+    for answer, words in (
+        ("yes", "Shown"),
+        ("no", "The opposite is shown of"),
+        ("not shown", "Not shown"),
+    ):
+        claims = [v.claim.rstrip(".") for v in verdicts if v.answer == answer]
+        if claims:
+            told.append(f"{words}: {'; '.join(claims)}.")
+    return " ".join(told)
+
+
 def size_series(values: Sequence[Of], label: str = "", *, colour: int = 0) -> list[Series]:
     """A line per architecture and seed: the value against parameters."""
     lines: dict[tuple[str, int | None], list[tuple[float, float]]] = {}

@@ -1,0 +1,105 @@
+"""Which models a study compares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bathyscope.config import Config
+from bathyscope.errors import ConfigError, MissingArtifact
+from bathyscope.stages.studies.family import corpus_run, family_of, sequence_length, table_row
+from bathyscope.stages.studies.member_runs import (
+    Size,
+    run_of,
+    sizes_at_equal_ratio,
+    sizes_of,
+    width_of,
+    with_dictionary,
+)
+
+Make = Callable[..., Config]
+
+
+def test_a_ladder_gives_its_models_by_size_and_their_first_weights(tiny_study: Make) -> None:
+    members = family_of(tiny_study("dictionary_scaling"))
+    assert [m.name for m in members] == [
+        *(f"llama-{size}M-seed{seed}" for size in ("0.013", "0.021", "0.036") for seed in (0, 1)),
+        *(f"llama-{size}M-seed0-untrained" for size in ("0.013", "0.021", "0.036")),
+    ]
+    first, last = members[0], members[-1]
+    assert (first.architecture, first.seed, first.trained) == ("llama", 0, True)
+    assert first.checkpoints[0].tokens == 0
+    assert first.checkpoints[-1].tokens == first.tokens == 31 * 4 * 32
+    assert not last.trained
+    assert last.tokens == 0
+    assert str(last.model.path).endswith("llama-0.036M-seed0/step-000000")
+    assert first.size == first.parameters - 300 * 16
+
+
+def test_patterns_choose_models(tiny_study: Make) -> None:
+    config = tiny_study("dictionary_scaling", family__models=["*-seed1"], family__checkpoints=False)
+    members = family_of(config)
+    assert [m.name for m in members] == [f"llama-{s}M-seed1" for s in ("0.013", "0.021", "0.036")]
+    assert all(not m.checkpoints for m in members)
+    with pytest.raises(ConfigError, match=r"family\.models is \['gpt2-\*'\]"):
+        family_of(tiny_study("dictionary_scaling", family__models=["gpt2-*"]))
+
+
+def test_a_ladder_that_is_not_there_says_so(tiny_study: Make, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"family\.run is not set"):
+        family_of(tiny_study("dictionary_scaling", family__run=None))
+    with pytest.raises(MissingArtifact, match=r"has no complete ladder"):
+        family_of(tiny_study("dictionary_scaling", family__run=str(tmp_path / "nothing")))
+
+
+def test_runs_of_members_share_the_items_of_the_ladder(
+    tiny_study: Make, tiny_ladder: Config
+) -> None:
+    config = tiny_study("dictionary_scaling")
+    member = family_of(config)[2]
+    own = run_of(config, member)
+    assert own.data.run == corpus_run(config) == tiny_ladder.url
+    assert own.data.sequence_length == sequence_length(config) == 32
+    assert own.url == f"{config.url}/models/llama-0.021M-seed0"
+    # One of two blocks.
+    assert own.hook == "resid_post.0"
+    assert width_of(own) == 24
+
+
+def test_dictionaries_of_both_protocols_come_once_each(tiny_study: Make) -> None:
+    config = tiny_study("dictionary_scaling", study__expansions=[2, 4], study__k_shares=[0.25])
+    assert sizes_at_equal_ratio(config, 16) == [
+        Size(32, 4, 0), Size(32, 4, 1), Size(64, 4, 0), Size(64, 4, 1),
+    ]  # fmt: skip
+    assert sizes_of(config, 16) == sizes_at_equal_ratio(config, 16)
+    own = with_dictionary(config, Size(64, 4, 1))
+    assert own.dictionary.name == "topk-64-k4-seed1"
+    assert (own.train.tokens, own.train.seed, own.dictionary.k) == (20 * 64, 1, 4)
+
+
+def test_listed_members_are_any_models(tiny_study: Make, tiny_model: Path) -> None:
+    given = {"name": "a", "path": str(tiny_model), "seed": 3, "tokens": 7, "architecture": "llama"}
+    config = tiny_study(
+        "dictionary_scaling", family__kind="members", family__members=[given], family__run=None
+    )
+    [member] = family_of(config)
+    weights = json.loads((tiny_model / "config.json").read_text())
+    assert member.embedding_parameters == weights["vocab_size"] * weights["hidden_size"]
+    assert (member.seed, member.tokens, member.model.kind) == (3, 7, "folder")
+    assert corpus_run(config) == config.url
+    assert table_row(member)["tokens_per_parameter"] == 7 / member.parameters
+    with pytest.raises(ConfigError, match="colour is not known"):
+        family_of(
+            tiny_study(
+                "dictionary_scaling",
+                family__kind="members",
+                family__members=[{**given, "colour": 1}],
+            )
+        )
+    with pytest.raises(ConfigError, match="no name may come twice"):
+        family_of(
+            tiny_study("dictionary_scaling", family__kind="members", family__members=[given, given])
+        )
