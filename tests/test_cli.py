@@ -295,9 +295,27 @@ def test_ladder_gets_its_group_with_what_was_given(monkeypatch: pytest.MonkeyPat
     assert seen["resolved"]["ladder"]["rungs"] == config.ladder.rungs
 
 
+def test_study_is_chosen_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bathyscope.commands import study
+
+    called: list[tuple[str, str | None, list[str]]] = []
+
+    def fake(config: Config, say: Any, *, resolved: Any, overrides: list[str]) -> bool:
+        called.append((config.study.name, config.family.run, overrides))
+        return len(called) == 1
+
+    monkeypatch.setattr(study, "study", fake)
+    argv = ["study", "name=dictionary_scaling", "family=ladder", "family.run=runs/mine"]
+    assert cli.run_command(argv) == 0
+    # Members failed.
+    assert cli.run_command(argv) == cli.FAILED
+    wanted = ["study=dictionary_scaling", "family=ladder", "family.run=runs/mine"]
+    assert called[0] == ("dictionary_scaling", "runs/mine", wanted)
+
+
 def test_every_command_is_a_stage_or_known() -> None:
     named = {"run", "plan", "ladder", "verify", "redo", "convert", "stream", "sweep", "fine-tune"}
-    assert set(COMMANDS) == {*named, "attribute", "intervene", *runs.STAGES}
+    assert set(COMMANDS) == {*named, "attribute", "intervene", "study", *runs.STAGES}
 
 
 def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:

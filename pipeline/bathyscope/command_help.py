@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import Field, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import resources
+from inspect import cleandoc
+from textwrap import indent
 
 from bathyscope.config import (
     AttributeConfig,
@@ -114,7 +116,8 @@ def _settings(kind: type, prefix: str = "") -> list[str]:
         else:
             nested.append((item.name, inner))
     for name, inner in nested:
-        lines += ["", f"  {(inner.__doc__ or '').strip()}", *_settings(inner, f"{prefix}{name}.")]
+        about = indent(cleandoc(inner.__doc__ or ""), "  ")
+        lines += ["", about, *_settings(inner, f"{prefix}{name}.")]
     return lines
 
 

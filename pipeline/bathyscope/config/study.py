@@ -10,7 +10,12 @@ from bathyscope.config.option import not_negative, option, positive
 
 @dataclass
 class FamilyConfig:
-    """The models that a study compares."""
+    """The models that a study compares: those of a ladder, or any that are listed.
+
+    A listed model has a name and what `model` takes: path, or repo and revision, or factory,
+    arguments and weights. It may have architecture, seed, tokens, hook, and checkpoints: a list,
+    each with a name, its training tokens, and a path or a revision.
+    """
 
     kind: str = option("ladder", "ladder, or members: models that are listed")
     run: str | None = option(None, "run of the ladder (kind ladder)")
@@ -18,9 +23,7 @@ class FamilyConfig:
     checkpoints: bool = option(True, "also read checkpoints along the training, where there are")
     members: list[dict[str, Any]] = option(
         [],
-        "models, each with a name and what `model` takes: path, or repo and revision, or factory, "
-        "arguments and weights; also architecture, seed, tokens, hook, and checkpoints: a list "
-        "with a name, tokens, and a path or a revision (kind members)",
+        "models, each with a name, a path, repo or factory, and more (kind members)",
     )
 
 
