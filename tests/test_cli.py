@@ -18,7 +18,7 @@ from bathyscope.commands import ladder as ladders
 from bathyscope.commands import run as runs
 from bathyscope.commands import summary
 from bathyscope.composition import compose
-from bathyscope.config import setting_names
+from bathyscope.config import Config, setting_names
 from bathyscope.errors import HookPointError
 
 Captured = pytest.CaptureFixture[str]

@@ -1,8 +1,9 @@
 """study: what a study asks is measured of every member of a family, and put together.
 
 A unit is a subject, a member or a pair of them. Results are files of their own, named by the digest
-of all that decides them, so a family may grow from one call to the next, and what is there is kept. A member that fails is named, and takes no other with it. In the
-folder `studies/<name>` of the run:
+of all that decides them, so a family may grow from one call to the next, and what is there is kept.
+A member that fails is named, and takes no other with it. In the folder `studies` of the run lies an
+`index.html` of all studies, and in `studies/<name>`:
 
     results/<digest>.json   the rows that a subject gave
     table.parquet           all rows
@@ -30,7 +31,7 @@ from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.stages.studies.family import family_of
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.member_runs import run_of
-from bathyscope.stages.studies.pages import put_study
+from bathyscope.stages.studies.pages import put_index, put_study
 from bathyscope.stages.studies.registry import study_of
 from bathyscope.stages.studies.study import Study, Subject
 from bathyscope.stores.objects import Objects
@@ -165,6 +166,7 @@ def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Jso
         facts |= put_study(begun.objects, page, rows, failed)
         facts["answer"] = page.answer
     publish(begun, facts)
+    put_index(Run(config.url))
     return facts
 
 

@@ -74,6 +74,8 @@ def test_the_page_has_a_verdict_on_both_protocols(studied: tuple[Config, str]) -
     assert len(page.members) == 9
     assert not page.failures
     html = (Path(config.url) / "studies" / NAME / "index.html").read_text()
+    index = (Path(config.url) / "studies" / "index.html").read_text()
+    assert 'href="dictionary_scaling/index.html"' in index
     for claim in claims:
         assert claim.split(":")[0] in html
         assert " ".join(claim.split()[:3]) in " ".join(text.split())

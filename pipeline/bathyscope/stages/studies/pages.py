@@ -11,9 +11,11 @@ import pyarrow as pa
 import xxhash
 
 from bathyscope.evaluation.summary import without_nan
-from bathyscope.pages.study import study_page
+from bathyscope.pages.study import studies_page, study_page
 from bathyscope.pages.study_data import StudyPage
+from bathyscope.runs.run import STUDIES, Run
 from bathyscope.runs.tables import to_parquet
+from bathyscope.stores.manifests import COMPLETE, latest
 from bathyscope.stores.objects import Objects
 from bathyscope.values import Json
 
@@ -40,6 +42,19 @@ def put_study(
         facts[f"{kind}_key"] = name
         facts[f"{kind}_digest"] = xxhash.xxh3_128_hexdigest(data)
     return facts
+
+
+def put_index(run: Run) -> None:
+    """Write the list of all studies of a run, with what each says, beside their folders."""
+    studies = run.objects.at(STUDIES)
+    found = []
+    for name in sorted(studies.children()):
+        manifest = latest(studies.at(name), state=COMPLETE)
+        if manifest is not None and "page_key" in manifest.facts:
+            page = page_of(run.study(name))
+            href = f"{name}/{manifest.facts['page_key']}"
+            found.append((page.name, page.title, page.answer, href))
+    studies.put("index.html", studies_page(found).encode(), fsync=True)
 
 
 def page_of(results: Json) -> StudyPage:
