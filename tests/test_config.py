@@ -38,6 +38,7 @@ NEEDED = {
         "data.paths=[pictures]",
     ],
     "data=hf": ["data.dataset=a/b"],
+    "family=efficientnet_lite": ["data.paths=[pictures]"],
     "cluster=address": ["cluster.address=ray://head:10001"],
 }
 """What a choice asks its user for."""
