@@ -30,6 +30,19 @@ from bathyscope.corpora.documentation import documentation
 from bathyscope.runs.run import Run
 from support import changed
 
+JOBS = Path(__file__).parent / "jobs"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers a file stays on one: its fixtures are made once.
+
+    All that starts clusters stays on one too: their timeouts are not made for two at a time.
+    """
+    for item in items:
+        group = "jobs" if JOBS in item.path.parents else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 END_OF_TEXT = "<|endoftext|>"
 
 
