@@ -131,7 +131,10 @@ def load_tail(config: Config, first_layer: int) -> LoadedModel:
 
 def load_whole(config: Config) -> LoadedModel:
     """All layers and the head."""
-    return _load(config, describe_model(config), layers=None, head=True)
+    facts = describe_model(config)
+    if config.model.kind == "module":
+        return load_for_hooks(config, facts)[0]
+    return _load(config, facts, layers=None, head=True)
 
 
 def _load(

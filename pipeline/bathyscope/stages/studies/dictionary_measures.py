@@ -27,7 +27,7 @@ from bathyscope.stages.model import load_whole
 from bathyscope.stages.spliced import forward_of
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.member_runs import Size, at_checkpoint, sizes_of
-from bathyscope.stages.studies.opened import OpenedMember, logits_of, losses_of
+from bathyscope.stages.studies.opened import OpenedMember, held_out_losses
 from bathyscope.stages.studies.study import Tell
 from bathyscope.studies.curves import crossing
 from bathyscope.studies.stability import both_sides, match_weights, unique_share
@@ -164,9 +164,7 @@ def _checkpoint_losses(opened: OpenedMember, member: Member) -> list[tuple[int, 
     for checkpoint in member.checkpoints:
         if checkpoint.tokens > 0:
             own = at_checkpoint(opened.config, member, checkpoint)
-            loaded = load_whole(own)
-            batches = opened.batches(HELD_OUT, own.study.splice_tokens)
-            losses = losses_of(batches, logits_of(loaded.model, loaded.input_device))
+            losses = held_out_losses(opened, load_whole(own))
             found.append((checkpoint.tokens, losses.mean_ce()))
     return found
 

@@ -124,6 +124,12 @@ def logits_of(model: nn.Module, device: torch.device) -> Logits:
     return logits
 
 
+def held_out_losses(opened: OpenedMember, loaded: LoadedModel) -> DocumentLosses:
+    """Cross-entropy of some weights of a member on the held-out text that all losses are of."""
+    batches = opened.batches(HELD_OUT, opened.config.study.splice_tokens)
+    return losses_of(batches, logits_of(loaded.model, loaded.input_device))
+
+
 @torch.no_grad()
 def losses_of(batches: Iterator[Batch], logits: Logits) -> DocumentLosses:
     """Cross-entropy sums of each document; KL is not asked for and comes out as 0."""

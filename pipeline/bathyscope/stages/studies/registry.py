@@ -6,9 +6,9 @@ from typing import Any
 
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError
-from bathyscope.stages.studies import dictionary_scaling
+from bathyscope.stages.studies import dictionary_scaling, superposition
 
-STUDIES: dict[str, Any] = {dictionary_scaling.NAME: dictionary_scaling}
+STUDIES: dict[str, Any] = {each.NAME: each for each in (dictionary_scaling, superposition)}
 """Modules with what `bathyscope.stages.studies.study.Study` asks for."""
 
 

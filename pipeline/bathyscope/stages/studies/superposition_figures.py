@@ -1,0 +1,285 @@
+"""Plots and tables of the study of superposition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bathyscope.pages.series import Reference, Series
+from bathyscope.pages.study_data import Plot, Table
+from bathyscope.stages.studies.member import Member
+from bathyscope.stages.studies.superposition_matched import Pair, Quantity, curve_of
+from bathyscope.stages.studies.superposition_measures import FINAL
+from bathyscope.stages.studies.verdicts import Row, judged, means, size_series
+
+PARAMETERS = "parameters, embeddings included"
+OVERLAP = "mean squared overlap × width"
+ONE = Reference("random directions", 1.0)
+Z = 1.96
+"""Of a 95 % interval of a figure whose standard error is known."""
+
+
+def of(kind: str) -> Callable[[Row], bool]:
+    """Whether a row is of the final weights and of this kind."""
+    return lambda row: row["kind"] == kind and row["state"] == FINAL
+
+
+def plots(
+    members: Sequence[Member], rows: Sequence[Row], quantities: Sequence[Quantity]
+) -> list[Plot]:
+    """Against size, each with its controls; against the loss along training; by depth."""
+    found = [
+        _unembedding(members, rows),
+        _weights(members, rows),
+        _against_size(
+            members, rows, "dictionary", "dimensionality_mean",
+            "Feature dimensionality of decoder rows, at equal F / d and L0 / d", "mean D",
+        ),
+        _spectrum(members, rows),
+        _intrinsic(members, rows),
+    ]  # fmt: skip
+    found += [_along_training(members, rows, quantity) for quantity in quantities]
+    return [plot for plot in [*found, _by_depth(members, rows)] if plot.series]
+
+
+def tables(
+    members: Sequence[Member], rows: Sequence[Row], pairs: Sequence[tuple[Quantity, list[Pair]]]
+) -> list[Table]:
+    """A row per model, and every pair at equal loss."""
+    return [table for table in (_models(members, rows), _pairs(pairs)) if table.rows]
+
+
+def _unembedding(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
+    trained, untrained = judged(members), [m for m in members if not m.trained]
+    kind, key = of("unembedding_centred"), "overlap_times_width"
+    series = size_series(means(trained, rows, key, kind))
+    series += size_series(means(untrained, rows, key, kind), "without training", colour=2)
+    first = _first_seed(trained)
+    for number, (name, column, words) in enumerate(
+        (
+            ("unembedding_shuffled", key, "columns shuffled"),
+            ("unembedding_centred", "welch_times_width", "least possible (Welch)"),
+        )
+    ):
+        series += size_series(means(first, rows, column, of(name)), words, colour=4 + number)
+    note = "Their mean is taken away. The two lines of controls are those of the first seed."
+    title = "Overlap of unembedding rows"
+    return Plot(title, PARAMETERS, OVERLAP, series, log_y=True, note=note, references=[ONE])
+
+
+def _weights(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
+    series: list[Series] = []
+    untrained = [m for m in members if not m.trained]
+    for number, (kind, words) in enumerate(
+        (("mlp_out", "MLP out"), ("mlp_in", "MLP in"), ("layer_out", "layer out"))
+    ):
+        values = means(_first_seed(judged(members)), rows, "overlap_times_width", of(kind))
+        series += size_series(values, words, colour=2 * number)
+        values = means(untrained, rows, "overlap_times_width", of(kind))
+        series += size_series(values, f"{words}, without training", colour=2 * number + 1)
+    note = "At the layer of the hook point; the first seed."
+    title = "Overlap of the directions by which MLPs read and write"
+    return Plot(title, PARAMETERS, OVERLAP, series, note=note, references=[ONE])
+
+
+def _against_size(
+    members: Sequence[Member], rows: Sequence[Row], kind: str, key: str, title: str, label: str
+) -> Plot:
+    series = size_series(means(judged(members), rows, key, of(kind)))
+    untrained = means([m for m in members if not m.trained], rows, key, of(kind))
+    series += size_series(untrained, "without training", colour=2)
+    bound = means(_first_seed(judged(members)), rows, "dimensionality_bound", of(kind))
+    series += size_series(bound, "most possible on average, d / F", colour=4)
+    note = "Mean over the dictionaries of a model."
+    return Plot(title, PARAMETERS, label, series, log_y=True, note=note)
+
+
+def _spectrum(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
+    key, kind = "participation_ratio_share", of("activations")
+    series = _with_errors(size_series(means(judged(members), rows, key, kind)), rows, key)
+    untrained = [m for m in members if not m.trained]
+    series += size_series(means(untrained, rows, key, kind), "without training", colour=2)
+    values = means(_first_seed(judged(members)), rows, f"shuffled_{key}", kind)
+    series += size_series(values, "columns shuffled", colour=4)
+    note = "Bars: 95 % by the jackknife over documents."
+    title = "Participation ratio of activations at the hook point"
+    return Plot(title, PARAMETERS, "participation ratio / d", series, note=note)
+
+
+def _intrinsic(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
+    kind, trained = of("activations"), judged(members)
+    series = size_series(means(trained, rows, "two_nn", kind))
+    untrained = [m for m in members if not m.trained]
+    series += size_series(means(untrained, rows, "two_nn", kind), "without training", colour=2)
+    values = means(_first_seed(trained), rows, "two_nn_gaussian", kind)
+    series += size_series(values, "Gaussian of the same covariance", colour=4)
+    title = "Intrinsic dimension of activations at the hook point"
+    return Plot(title, PARAMETERS, "TwoNN dimension", series, note="Above ten a lower bound.")
+
+
+def _along_training(members: Sequence[Member], rows: Sequence[Row], quantity: Quantity) -> Plot:
+    trained = judged(members)
+    sizes = sorted({m.parameters for m in trained})
+    kinds = list(dict.fromkeys(m.architecture for m in trained))
+    series = []
+    for member in _first_seed(trained):
+        curve = curve_of(member, rows, quantity)
+        if curve:
+            number = sizes.index(member.parameters)
+            series.append(
+                Series(
+                    member.name,
+                    [(point.loss, point.value) for point in curve],
+                    colour=number,
+                    marker=number,
+                    dashed=kinds.index(member.architecture),
+                    markers=True,
+                )
+            )
+    title = f"Along training: {quantity.title}"
+    note = "Training goes from right to left. Models are at matched capability on a vertical line."
+    label = "held-out loss, nats per token"
+    return Plot(title, label, quantity.title, series, log_x=False, note=note)
+
+
+def _by_depth(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
+    trained = judged(members)
+    sizes = sorted({m.parameters for m in trained})
+    kinds = list(dict.fromkeys(m.architecture for m in trained))
+    series = []
+    for member in _first_seed(trained):
+        own = [r for r in rows if r["member"] == member.name and of("depth")(r)]
+        own.sort(key=lambda r: r["layer"])
+        if own:
+            series.append(
+                Series(
+                    member.name,
+                    [(r["depth"], r["participation_ratio_share"]) for r in own],
+                    colour=sizes.index(member.parameters),
+                    marker=sizes.index(member.parameters),
+                    dashed=kinds.index(member.architecture),
+                    markers=True,
+                )
+            )
+    title = "Participation ratio of the residual stream by depth"
+    return Plot(title, "share of the blocks", "participation ratio / d", series, log_x=False)
+
+
+def _models(members: Sequence[Member], rows: Sequence[Row]) -> Table:
+    found = []
+    for member in members:
+        own = {
+            kind: next((r for r in rows if r["member"] == member.name and of(kind)(r)), {})
+            for kind in ("unembedding", "unembedding_centred", "unembedding_frequency",
+                         "mlp_out", "layer_out", "activations")
+        }  # fmt: skip
+        logits, spaces = own["unembedding_centred"], own["activations"]
+        decoders = [r for r in rows if r["member"] == member.name and of("dictionary")(r)]
+        found.append(
+            {
+                "member": member.name,
+                "d": spaces.get("d"),
+                "loss": spaces.get("loss"),
+                "raw": own["unembedding"].get("overlap_times_width"),
+                "centred": logits.get("overlap_times_width"),
+                "frequency": own["unembedding_frequency"].get("overlap_times_width"),
+                "welch": logits.get("welch_times_width"),
+                "dimensionality": logits.get("dimensionality_mean"),
+                "writes": (own["mlp_out"] or own["layer_out"]).get("overlap_times_width"),
+                "decoder": _mean(decoders, "dimensionality_mean"),
+                "ratio": _interval(spaces, "participation_ratio_share"),
+                "rank": _interval(spaces, "effective_rank_eigenvalues_share"),
+                "stable": _interval(spaces, "stable_rank_share"),
+                "two_nn": tuple(spaces.get(k) for k in ("two_nn", "two_nn_low", "two_nn_high")),
+            }
+        )
+    columns = (
+        ("member", "model", "text"),
+        ("d", "d", "number"),
+        ("loss", "loss, nats", "number"),
+        ("raw", "overlap × d of unembedding rows", "number"),
+        ("centred", "without their mean", "number"),
+        ("frequency", "also weighted by token frequency", "number"),
+        ("welch", "least possible", "number"),
+        ("dimensionality", "mean D of these", "number"),
+        ("writes", "overlap × d of MLP out", "number"),
+        ("decoder", "mean D of decoder rows", "number"),
+        ("ratio", "participation ratio / d", "interval"),
+        ("rank", "effective rank / d", "interval"),
+        ("stable", "stable rank / d", "interval"),
+        ("two_nn", "TwoNN", "interval"),
+    )
+    return Table("Every model at its final weights", columns, found)
+
+
+def _pairs(pairs: Sequence[tuple[Quantity, list[Pair]]]) -> Table:
+    found = [
+        {
+            "quantity": quantity.title,
+            "small": pair.small.name,
+            "larger": pair.larger.name,
+            "loss": pair.matched.small.loss,
+            "tokens": pair.matched.step,
+            "value": pair.matched.small.value,
+            "matched": pair.matched.value,
+            "difference": pair.matched.difference,
+            "final": pair.final_difference,
+            "bracket": pair.matched.width,
+            "note": pair.matched.note,
+        }
+        for quantity, own in pairs
+        for pair in own
+    ]
+    columns = (
+        ("quantity", "quantity", "text"),
+        ("small", "small model, at its end", "text"),
+        ("larger", "larger model", "text"),
+        ("loss", "equal loss, nats", "number"),
+        ("tokens", "after tokens", "number"),
+        ("value", "small", "number"),
+        ("matched", "larger at equal loss", "number"),
+        ("difference", "difference", "number"),
+        ("final", "difference of final weights", "number"),
+        ("bracket", "between checkpoints, nats apart", "number"),
+        ("note", "doubt", "text"),
+    )
+    return Table("Adjacent sizes at matched capability", columns, found)
+
+
+def _with_errors(series: Sequence[Series], rows: Sequence[Row], key: str) -> list[Series]:
+    """The same with bars of the rows' standard errors; a point without one has none."""
+    errors = {
+        (row["parameters"], row[key]): row.get(f"{key}_error")
+        for row in rows
+        if of("activations")(row)
+    }
+    found = []
+    for each in series:
+        with_errors = [(y, errors.get((x, y))) for x, y in each.points]
+        lows = [None if y is None or e is None else y - Z * e for y, e in with_errors]
+        highs = [None if y is None or e is None else y + Z * e for y, e in with_errors]
+        found.append(replace(each, lows=lows, highs=highs))
+    return found
+
+
+def _interval(row: Row, key: str) -> tuple[Any, Any, Any]:
+    value, error = row.get(key), row.get(f"{key}_error")
+    if value is None or error is None:
+        return value, None, None
+    return value, value - Z * error, value + Z * error
+
+
+def _first_seed(members: Sequence[Member]) -> list[Member]:
+    """Of each architecture the models of its first seed."""
+    seeds: dict[str, int | None] = {}
+    for member in members:
+        seeds.setdefault(member.architecture, member.seed)
+    return [m for m in members if m.seed == seeds[m.architecture]]
+
+
+def _mean(rows: Sequence[Row], key: str) -> float | None:
+    values = [r[key] for r in rows if r.get(key) is not None]
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,270 @@
+"""What the study of superposition shows: trends over size, the law of overlap, equal loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bathyscope.config import Config
+from bathyscope.errors import FitError, NonFiniteError
+from bathyscope.pages.study_data import Fit, Verdict
+from bathyscope.stages.studies.member import Member
+from bathyscope.stages.studies.superposition_figures import of
+from bathyscope.stages.studies.superposition_matched import Pair, Quantity, per_decade
+from bathyscope.stages.studies.verdicts import (
+    Of,
+    Row,
+    by_architecture,
+    judged,
+    means,
+    spread,
+    trend_verdict,
+)
+from bathyscope.studies.fits import fit_intervals, fit_power_law
+from bathyscope.studies.regression import trend
+
+PUBLISHED = "0.91 ± 0.04"
+"""Exponent of loss against width over open models, Liu, Liu and Gore 2025."""
+OF_LOSS_RESAMPLES = 200
+BOUND = (
+    "All sizes have one vocabulary: with n / d its least possible value (Welch) falls as models "
+    "widen, and the most possible dimensionality d / n rises, whatever is learned."
+)
+
+
+class Claim(NamedTuple):
+    """A trend over size that is asked for."""
+
+    kind: str
+    key: str
+    words: str
+    wanted: str
+    unit: str
+    controls: tuple[tuple[str, str, str], ...]
+    """Kind, column and words of what else was measured of the same models."""
+    doubt: str
+    would_change: str
+
+
+CLAIMS = (
+    Claim(
+        "unembedding_centred", "overlap_times_width",
+        "rows to the logits overlap more for their width in larger models.", "rises",
+        "overlap × width",
+        (("unembedding_shuffled", "overlap_times_width", "columns shuffled"),
+         ("unembedding_centred", "welch_times_width", "least possible"),
+         ("unembedding", "overlap_times_width", "with their mean"),
+         ("unembedding_frequency", "overlap_times_width", "weighted by token frequency")),
+        BOUND, "The opposite sign with a vocabulary that is wide against d for every size.",
+    ),
+    Claim(
+        "mlp_out", "overlap_times_width",
+        "directions by which an MLP writes overlap more for their width in larger models.",
+        "rises", "overlap × width", (("mlp_in", "overlap_times_width", "directions it reads by"),),
+        "One layer of each model, at the hook point; neurons are no features.",
+        "The opposite sign at other depths.",
+    ),
+    Claim(
+        "layer_out", "overlap_times_width",
+        "directions by which the layer writes overlap more for their width in larger models.",
+        "rises", "overlap × width", (),
+        "One layer of each model; how many directions there are differs by size.",
+        "The opposite sign at other layers.",
+    ),
+    Claim(
+        "dictionary", "dimensionality_mean",
+        "decoder rows have less of a dimension to themselves in larger models, at equal F / d.",
+        "falls", "D",
+        (("dictionary", "dimensionality_bound", "most possible, d / F"),
+         ("dictionary_frequency", "dimensionality_mean", "weighted by firing")),
+        "It is a property of the dictionary too: dead latents keep the directions they began "
+        "with, and none is trained to convergence.",
+        "Dictionaries trained on ten times the rows.",
+    ),
+    Claim(
+        "activations", "participation_ratio_share",
+        "activations of larger models use a smaller share of their dimensions "
+        "(participation ratio / d).", "falls", "participation ratio / d",
+        (("activations", "shuffled_participation_ratio_share", "columns shuffled"),
+         ("activations", "effective_rank_eigenvalues_share", "effective rank / d"),
+         ("activations", "stable_rank_share", "stable rank / d")),
+        "A few dimensions of large variance rule this ratio; effective rank weighs them less.",
+        "The opposite sign of effective rank, or at another depth.",
+    ),
+    Claim(
+        "activations", "two_nn",
+        "activations of larger models lie on a surface of more dimensions (TwoNN).", "rises",
+        "TwoNN dimension",
+        (("activations", "two_nn_gaussian", "Gaussian rows of the same covariance"),),
+        "Above ten the estimate is a lower bound, and more so the higher it is.",
+        "The opposite sign with ten times the rows.",
+    ),
+)  # fmt: skip
+
+
+def trends(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> list[Verdict]:
+    """A verdict per claim and architecture of at least three sizes."""
+    carrying, untrained = judged(members), [m for m in members if not m.trained]
+    found = []
+    for claim in CLAIMS:
+        values = means(carrying, rows, claim.key, of(claim.kind))
+        told = [f"Trained {spread(v.value for v in values)}"]
+        told += [
+            f"{words} {spread(v.value for v in means(carrying, rows, key, of(kind)))}"
+            for kind, key, words in claim.controls
+        ]
+        initial = means(untrained, rows, claim.key, of(claim.kind))
+        told.append(f"models without training {spread(v.value for v in initial)}{_trend(initial)}")
+        if claim.key == "overlap_times_width":
+            told.append("random directions 1")
+        found += trend_verdict(
+            claim.words,
+            values,
+            config,
+            wanted=claim.wanted,
+            unit=claim.unit,
+            controls=f"{'; '.join(told)}.",
+            doubt=claim.doubt,
+            would_change=claim.would_change,
+        )
+    return found
+
+
+def at_equal_loss(config: Config, quantity: Quantity, pairs: Sequence[Pair]) -> list[Verdict]:
+    """A verdict per architecture: whether the larger of two models of equal loss has less of it."""
+    found = []
+    for name in dict.fromkeys(p.small.architecture for p in pairs):
+        own = [p for p in pairs if p.small.architecture == name]
+        found.append(_matched_verdict(config, name, quantity, own))
+    return found
+
+
+def overlap_law(
+    config: Config, members: Sequence[Member], rows: Sequence[Row]
+) -> tuple[list[Verdict], list[Fit]]:
+    """Whether mean squared overlap of unembedding rows goes as 1 / width, and loss with it."""
+    verdicts, fits = [], []
+    widths = {r["member"]: r["d"] for r in rows if of("unembedding_centred")(r)}
+    values = means(judged(members), rows, "mean_squared_overlap", of("unembedding_centred"))
+    for name, own in by_architecture(values).items():
+        at = [widths[v.member.name] for v in own]
+        if len(set(at)) < 3:
+            continue
+        verdicts.append(_exponent(config, name, own, at))
+        losses = means([v.member for v in own], rows, "loss", of("unembedding_centred"))
+        if losses:
+            fits.append(_of_loss(config, name, losses, at))
+    return verdicts, fits
+
+
+def _matched_verdict(
+    config: Config, name: str, quantity: Quantity, pairs: Sequence[Pair]
+) -> Verdict:
+    """`yes` where the interval of the difference is below 0."""
+    met = [p for p in pairs if p.matched.difference is not None]
+    line = per_decade(pairs, config)
+    answer = "not measured" if line is None else "not shown"
+    if line is not None and line.high < 0:
+        answer = "yes"
+    elif line is not None and line.low > 0:
+        answer = "no"
+    final = [p.final_difference / p.decades for p in pairs]
+    initial = [p.initial_difference / p.decades for p in pairs if p.initial_difference is not None]
+    told = f"Per tenfold parameters: final weights, which differ in loss, {np.mean(final):.3g}"
+    if initial:
+        told += f"; initial weights, thus size alone, {np.mean(initial):.3g}"
+    widest = max((p.matched.width or 0 for p in met), default=0.0)
+    doubted = sum(bool(p.matched.note) for p in met)
+    seeds = len({p.small.seed for p in pairs})
+    doubt = (
+        f"{len(met)} of {len(pairs)} pairs of adjacent sizes have an equal loss, {seeds} seeds. "
+        f"Checkpoints around it are up to {widest:.2g} nats apart, with a straight line between "
+        "them. The larger model is at a higher learning rate there than the small one at its end. "
+        "Pairs share models, so the interval is one over pairs, not over independent trainings."
+    )
+    if doubted:
+        doubt += f" In {doubted} the loss does not simply fall there."
+    none = math.nan
+    return Verdict(
+        claim=f"{name}: at equal loss, the larger of two models has a lower {quantity.title}.",
+        answer=answer,
+        value=none if line is None else line.estimate,
+        low=none if line is None else line.low,
+        high=none if line is None else line.high,
+        unit=f"{quantity.title}, larger less smaller, per tenfold parameters",
+        controls=f"{told}.",
+        doubt=doubt,
+        would_change="The opposite sign with checkpoints so dense that none is interpolated, and "
+        "a constant learning rate.",
+    )
+
+
+def _exponent(config: Config, name: str, values: Sequence[Of], widths: Sequence[int]) -> Verdict:
+    """`yes` where the interval of the exponent holds 1 and not 0."""
+    line = trend(
+        widths,
+        [math.log(v.value) for v in values],
+        [v.member.seed or 0 for v in values],
+        seed=config.study.seed,
+        resamples=config.study.resamples,
+    ).slope
+    alpha, low, high = -line.estimate, -line.high, -line.low
+    answer = "not shown"
+    if low > 1 or high < 1:
+        answer = "no"
+    elif low > 0:
+        answer = "yes"
+    return Verdict(
+        claim=f"{name}: mean squared overlap of rows to the logits falls as 1 / width.",
+        answer=answer,
+        value=alpha,
+        low=low,
+        high=high,
+        unit="exponent α of overlap ∝ width^-α",
+        controls="Random directions 1. Strong superposition 1; published for loss against width "
+        f"{PUBLISHED}.",
+        doubt=f"Widths {min(widths)} to {max(widths)}, less than a decade. {BOUND} So near this "
+        "bound an exponent above 1 says nothing about superposition.",
+        would_change="An interval without 1 over a decade of widths, n / d above 100 throughout.",
+    )
+
+
+def _of_loss(config: Config, name: str, losses: Sequence[Of], widths: Sequence[int]) -> Fit:
+    """Loss against width, whose exponent is the one that was published."""
+    title, formula = f"{name}: held-out loss against width", "L(m) = E + A m^-α"
+    seeds = len({v.member.seed for v in losses})
+    try:
+        fitted = fit_power_law(widths, [v.value for v in losses])
+        ends = fit_intervals(
+            fitted,
+            np.arange(len(losses)),
+            seed=config.study.seed,
+            resamples=min(config.study.resamples, OF_LOSS_RESAMPLES),
+        )
+    except (FitError, NonFiniteError) as error:
+        return Fit(title, formula, {}, len(losses), seeds, f"Not fitted: {error}")
+    parameters = {n: (v, ends[n].low, ends[n].high) for n, v in fitted.parameters.items()}
+    told = f"{ends.note}. " if ends.note else ""
+    if not fitted.starts.agree:
+        told += "Other parameters fit these points as well. "
+    return Fit(
+        title,
+        formula,
+        parameters,
+        fitted.num_points,
+        seeds,
+        f"{told}Published α over open models: {PUBLISHED}. E and α can hardly be told apart over "
+        "less than a decade of widths, and depth grows with width here.",
+    )
+
+
+def _trend(values: Sequence[Of]) -> str:
+    """From the smallest to the largest of the first architecture, where there are several."""
+    for own in by_architecture(values).values():
+        ordered = sorted(own, key=lambda v: v.member.parameters)
+        if len(ordered) > 1:
+            return f" ({ordered[0].value:.3g} for the smallest, {ordered[-1].value:.3g} largest)"
+    return ""
