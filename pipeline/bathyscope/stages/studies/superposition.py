@@ -56,8 +56,8 @@ DEFINITIONS = {
     "stable rank": "Σλ / λ_max.",
     "TwoNN": f"Facco et al. 2017, of {SAMPLE_ROWS} rows, the same number for all models.",
     "kind": "unembedding (rows to the logits, as they are), unembedding_centred (less their mean, "
-    "which softmax does not see), unembedding_frequency (the same, weighted by how often the token "
-    "occurs), unembedding_shuffled (each column shuffled), mlp_out and mlp_in (at the hook's "
+    "which softmax does not see), unembedding_frequency (rows, mean and pairs weighted by how "
+    "often the token occurs), unembedding_shuffled (each column shuffled), mlp_out and mlp_in (at the hook's "
     "layer), layer_out (of a model of no family), dictionary and dictionary_frequency (decoder "
     "rows, weighted by firing), activations (at the hook point), depth (after every block).",
     "state": "final, or the checkpoint.",

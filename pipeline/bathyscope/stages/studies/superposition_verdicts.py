@@ -99,7 +99,8 @@ CLAIMS = (
         "activations of larger models lie on a surface of more dimensions (TwoNN).", "rises",
         "TwoNN dimension",
         (("activations", "two_nn_gaussian", "Gaussian rows of the same covariance"),),
-        "Above ten the estimate is a lower bound, and more so the higher it is.",
+        "Nearest rows are mostly those of one token, so this is the dimension of what context adds "
+        "at that scale, far below that of the whole cloud. Above ten it is a lower bound.",
         "The opposite sign with ten times the rows.",
     ),
 )  # fmt: skip

@@ -1,8 +1,8 @@
 """The directions that a model's weights hold: rows to its logits, what its MLPs read and write.
 
 Superposition of a set of directions is a matter of how many there are, how long, and how they lie.
-Of rows to logits the mean is taken away, as softmax does not see what all logits share. What is
-left is also measured with every column shuffled by itself: that keeps what each dimension holds
+Of rows to logits the mean is taken away, as softmax does not see what all logits share: where rows
+are weighted by how often a token occurs, the mean of the same weights. What is left is also measured with every column shuffled by itself: that keeps what each dimension holds
 and takes away how rows are arranged.
 """
 
@@ -51,7 +51,9 @@ def matrices_of(
         yield Matrix("unembedding_centred", centred)
         yield Matrix("unembedding_shuffled", shuffled(centred, seed))
         if frequencies is not None:
-            yield Matrix("unembedding_frequency", centred, _fitted(frequencies, len(centred)))
+            counts = _fitted(frequencies, len(rows)).to(rows)
+            mean = counts @ rows / counts.sum()
+            yield Matrix("unembedding_frequency", rows - mean, counts)
     if loaded.config is None:
         yield from _of_module(loaded.model, hook.path)
     elif hook.layer is not None:
