@@ -219,7 +219,8 @@ def test_what_is_broken_is_named_and_takes_no_other_with_it(
     (folder / f"{LARGE}-seed0" / "final" / "model.safetensors").unlink()
     first = folder / f"{LARGE}-seed1" / "step-000000"
     config = tiny_config(
-        tmp_path / "run", family__run=str(tmp_path / "ladder"), family__models=[f"{SMALL}-*", f"{LARGE}-*"],
+        tmp_path / "run", family__run=str(tmp_path / "ladder"),
+        family__models=[f"{SMALL}-*", f"{LARGE}-*"],
         study__random_models=False, **STUDY,
     )  # fmt: skip
     tensors = load_file(first / "model.safetensors")

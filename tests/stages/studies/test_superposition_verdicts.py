@@ -20,7 +20,7 @@ from bathyscope.stages.studies.superposition_matched import (
 from bathyscope.stages.studies.superposition_verdicts import at_equal_loss, overlap_law, trends
 
 SIZES = {10**5: 32, 10**6: 64, 10**7: 128}
-OVERLAP = Quantity("unembedding_centred", "overlap_times_width", "overlap")
+OVERLAP = Quantity("unembedding_centred", "overlap_times_width", "overlap", "lower")
 
 
 def member(parameters: int, seed: int, **changes: Any) -> Member:
@@ -60,7 +60,7 @@ def rows(per_loss: float, per_decade_of_size: float) -> list[dict[str, Any]]:
 
 def test_a_trend_over_size_that_is_one_of_loss_is_none_at_equal_loss() -> None:
     config, given = Config(), rows(per_loss=0.5, per_decade_of_size=0.0)
-    [over_size] = [v for v in trends(config, members(), given) if "rows to the logits" in v.claim]
+    [over_size] = [v for v in trends(config, members(), given) if "unembedding rows" in v.claim]
     assert over_size.answer == "yes"
     assert over_size.value == pytest.approx(0.5, rel=1e-6)
     pairs = pairs_of(members(), given, OVERLAP)
@@ -69,8 +69,12 @@ def test_a_trend_over_size_that_is_one_of_loss_is_none_at_equal_loss() -> None:
     assert [p.final_difference for p in pairs] == pytest.approx([0.5] * 4)
     assert [p.initial_difference for p in pairs] == pytest.approx([0] * 4)
     [verdict] = at_equal_loss(config, OVERLAP, pairs)
-    assert verdict.answer in ("not shown", "yes", "no")
-    assert abs(verdict.value or 0) < 1e-9
+    assert verdict.value == pytest.approx(0, abs=1e-9)
+    assert "initial weights, thus size alone" in verdict.controls
+    higher = OVERLAP._replace(less="higher")
+    [other] = at_equal_loss(config, higher, pairs_of(members(), rows(0.5, 0.2), higher))
+    assert other.answer == "yes"
+    assert "has the higher overlap" in other.claim
 
 
 @pytest.mark.parametrize(("slope", "answer"), [(-0.2, "yes"), (0.2, "no")])

@@ -37,11 +37,13 @@ QUESTION = "Do larger models hold more directions per dimension, and do they sti
 SEMANTICS = 1
 SETTINGS = ("splice_tokens", "train_tokens", "seed")
 QUANTITIES = (
-    Quantity("unembedding_centred", "overlap_times_width", "overlap × width of rows to logits"),
-    Quantity("unembedding_centred", "dimensionality_mean", "mean dimensionality of these rows"),
-    Quantity("mlp_out", "overlap_times_width", "overlap × width of MLP out"),
-    Quantity("activations", "participation_ratio_share", "participation ratio / d"),
-    Quantity("activations", "two_nn", "TwoNN dimension"),
+    Quantity(
+        "unembedding_centred", "overlap_times_width", "overlap × width of unembedding rows", "lower"
+    ),
+    Quantity("unembedding_centred", "dimensionality_mean", "mean D of unembedding rows", "higher"),
+    Quantity("mlp_out", "overlap_times_width", "overlap × width of MLP out", "lower"),
+    Quantity("activations", "participation_ratio_share", "participation ratio / d", "higher"),
+    Quantity("activations", "two_nn", "TwoNN dimension", "lower"),
 )
 """What is compared at equal loss."""
 DEFINITIONS = {
@@ -55,12 +57,15 @@ DEFINITIONS = {
     "effective rank": "exp H(λ / Σλ); of singular values as Roy and Vetterli 2007 in the table.",
     "stable rank": "Σλ / λ_max.",
     "TwoNN": f"Facco et al. 2017, of {SAMPLE_ROWS} rows, the same number for all models.",
-    "kind": "unembedding (rows to the logits, as they are), unembedding_centred (less their mean, "
-    "which softmax does not see), unembedding_frequency (rows, mean and pairs weighted by how "
-    "often the token occurs), unembedding_shuffled (each column shuffled), mlp_out and mlp_in (at the hook's "
-    "layer), layer_out (of a model of no family), dictionary and dictionary_frequency (decoder "
-    "rows, weighted by firing), activations (at the hook point), depth (after every block).",
+    "kind": "unembedding (rows to the logits of tokens or classes, as they are), "
+    "unembedding_centred (less their mean, which softmax does not see), unembedding_frequency "
+    "(rows, mean and pairs weighted by how often the token occurs), unembedding_shuffled (each "
+    "column shuffled), mlp_out and mlp_in (at the hook's layer), layer_out (of a model of no "
+    "family), dictionary and dictionary_frequency (decoder rows, weighted by firing), activations "
+    "(at the hook point), depth (after every block).",
     "state": "final, or the checkpoint.",
+    "less superposition": "Lower overlap × width, higher D; of activations a higher participation "
+    "ratio / d, as fewer dimensions in use leave more directions to each of them.",
     "loss": "Nats per token of these weights on the held-out text of the study.",
 }
 SOURCES = (
@@ -114,14 +119,20 @@ def conclude(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> 
 
 
 def _answer(over_size: Sequence[Verdict], matched: Sequence[Verdict]) -> str:
-    told = []
-    for words, verdicts in (("by size", over_size[:1]), ("at equal loss", matched[:1])):
-        for verdict in verdicts:
-            told.append(f"{words}, “{verdict.claim.rstrip('.')}”: {verdict.answer}")
-    first = "; ".join(told) or "Too few sizes for a verdict"
+    """The first claim of each kind, with what was found."""
+    claims = [*over_size[:1], *matched[:1]]
+    if not claims:
+        return "Nothing was measured that could carry a verdict: three sizes are the least."
+    words = {
+        "yes": "Shown",
+        "no": "The opposite is shown of",
+        "not shown": "Not shown",
+        "not measured": "Not measured",
+    }
+    told = " ".join(f"{words[v.answer]}: {v.claim}" for v in claims)
     return (
-        f"{first[0].upper()}{first[1:]}. Overlaps are bounded by the number of rows against the "
-        "width, which falls with the size here: read each claim with its controls and its doubt."
+        f"{told} A size comes with its own training here, and width bounds every overlap: read "
+        "each claim with its controls and its doubt."
     )
 
 

@@ -117,7 +117,8 @@ def _intrinsic(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
     values = means(_first_seed(trained), rows, "two_nn_gaussian", kind)
     series += size_series(values, "Gaussian of the same covariance", colour=4)
     title = "Intrinsic dimension of activations at the hook point"
-    return Plot(title, PARAMETERS, "TwoNN dimension", series, note="Above ten a lower bound.")
+    note = "Above ten a lower bound."
+    return Plot(title, PARAMETERS, "TwoNN dimension", series, log_y=True, note=note)
 
 
 def _along_training(members: Sequence[Member], rows: Sequence[Row], quantity: Quantity) -> Plot:

@@ -27,6 +27,8 @@ class Quantity(NamedTuple):
     kind: str
     key: str
     title: str
+    less: str
+    """`lower` or `higher`: which of two values means less superposition."""
 
 
 class Pair(NamedTuple):

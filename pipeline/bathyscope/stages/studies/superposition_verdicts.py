@@ -21,6 +21,7 @@ from bathyscope.stages.studies.verdicts import (
     judged,
     means,
     spread,
+    trend_of,
     trend_verdict,
 )
 from bathyscope.studies.fits import fit_intervals, fit_power_law
@@ -30,8 +31,13 @@ PUBLISHED = "0.91 ± 0.04"
 """Exponent of loss against width over open models, Liu, Liu and Gore 2025."""
 OF_LOSS_RESAMPLES = 200
 BOUND = (
-    "All sizes have one vocabulary: with n / d its least possible value (Welch) falls as models "
-    "widen, and the most possible dimensionality d / n rises, whatever is learned."
+    "Where sizes share a vocabulary, n / d falls as models widen, and with it the least possible "
+    "value (Welch), whatever is learned."
+)
+CLUSTERED = (
+    "Far above 1, rows lie in fewer directions than random ones, which is more than having to "
+    "share dimensions; it rises to a peak early in training and falls after it, so models that "
+    "saw fewer tokens per parameter are nearer to the peak."
 )
 
 
@@ -52,13 +58,14 @@ class Claim(NamedTuple):
 CLAIMS = (
     Claim(
         "unembedding_centred", "overlap_times_width",
-        "rows to the logits overlap more for their width in larger models.", "rises",
+        "unembedding rows overlap more for their width in larger models.", "rises",
         "overlap × width",
         (("unembedding_shuffled", "overlap_times_width", "columns shuffled"),
          ("unembedding_centred", "welch_times_width", "least possible"),
          ("unembedding", "overlap_times_width", "with their mean"),
          ("unembedding_frequency", "overlap_times_width", "weighted by token frequency")),
-        BOUND, "The opposite sign with a vocabulary that is wide against d for every size.",
+        f"{CLUSTERED} {BOUND}",
+        "The opposite sign at equal tokens per parameter, or at n / d above 100 for every size.",
     ),
     Claim(
         "mlp_out", "overlap_times_width",
@@ -118,7 +125,9 @@ def trends(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> li
             for kind, key, words in claim.controls
         ]
         initial = means(untrained, rows, claim.key, of(claim.kind))
-        told.append(f"models without training {spread(v.value for v in initial)}{_trend(initial)}")
+        told.append(
+            f"models without training {spread(v.value for v in initial)}{_slope(config, initial)}"
+        )
         if claim.key == "overlap_times_width":
             told.append("random directions 1")
         found += trend_verdict(
@@ -128,14 +137,14 @@ def trends(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> li
             wanted=claim.wanted,
             unit=claim.unit,
             controls=f"{'; '.join(told)}.",
-            doubt=claim.doubt,
+            doubt=f"{claim.doubt} {_trained_for(carrying)}".rstrip(),
             would_change=claim.would_change,
         )
     return found
 
 
 def at_equal_loss(config: Config, quantity: Quantity, pairs: Sequence[Pair]) -> list[Verdict]:
-    """A verdict per architecture: whether the larger of two models of equal loss has less of it."""
+    """A verdict per architecture: whether the larger of two models of equal loss has less."""
     found = []
     for name in dict.fromkeys(p.small.architecture for p in pairs):
         own = [p for p in pairs if p.small.architecture == name]
@@ -164,14 +173,12 @@ def overlap_law(
 def _matched_verdict(
     config: Config, name: str, quantity: Quantity, pairs: Sequence[Pair]
 ) -> Verdict:
-    """`yes` where the interval of the difference is below 0."""
+    """`yes` where the interval of the difference is on the side that means less superposition."""
     met = [p for p in pairs if p.matched.difference is not None]
     line = per_decade(pairs, config)
     answer = "not measured" if line is None else "not shown"
-    if line is not None and line.high < 0:
-        answer = "yes"
-    elif line is not None and line.low > 0:
-        answer = "no"
+    if line is not None and (line.high < 0 or line.low > 0):
+        answer = "yes" if (line.high < 0) == (quantity.less == "lower") else "no"
     final = [p.final_difference / p.decades for p in pairs]
     initial = [p.initial_difference / p.decades for p in pairs if p.initial_difference is not None]
     told = f"Per tenfold parameters: final weights, which differ in loss, {np.mean(final):.3g}"
@@ -190,7 +197,8 @@ def _matched_verdict(
         doubt += f" In {doubted} the loss does not simply fall there."
     none = math.nan
     return Verdict(
-        claim=f"{name}: at equal loss, the larger of two models has a lower {quantity.title}.",
+        claim=f"{name}: at equal loss, the larger of two models has the {quantity.less} "
+        f"{quantity.title}.",
         answer=answer,
         value=none if line is None else line.estimate,
         low=none if line is None else line.low,
@@ -219,7 +227,7 @@ def _exponent(config: Config, name: str, values: Sequence[Of], widths: Sequence[
     elif low > 0:
         answer = "yes"
     return Verdict(
-        claim=f"{name}: mean squared overlap of rows to the logits falls as 1 / width.",
+        claim=f"{name}: mean squared overlap of unembedding rows falls as 1 / width.",
         answer=answer,
         value=alpha,
         low=low,
@@ -227,8 +235,8 @@ def _exponent(config: Config, name: str, values: Sequence[Of], widths: Sequence[
         unit="exponent α of overlap ∝ width^-α",
         controls="Random directions 1. Strong superposition 1; published for loss against width "
         f"{PUBLISHED}.",
-        doubt=f"Widths {min(widths)} to {max(widths)}, less than a decade. {BOUND} So near this "
-        "bound an exponent above 1 says nothing about superposition.",
+        doubt=f"{_span(widths)} {BOUND} Near this bound an exponent above 1 says nothing about "
+        f"superposition. {CLUSTERED}",
         would_change="An interval without 1 over a decade of widths, n / d above 100 throughout.",
     )
 
@@ -257,15 +265,29 @@ def _of_loss(config: Config, name: str, losses: Sequence[Of], widths: Sequence[i
         parameters,
         fitted.num_points,
         seeds,
-        f"{told}Published α over open models: {PUBLISHED}. E and α can hardly be told apart over "
-        "less than a decade of widths, and depth grows with width here.",
+        f"{told}Published α over open models: {PUBLISHED}. {_span(widths)} E and α can "
+        "hardly be told apart over less than a decade, and depth may grow with width.",
     )
 
 
-def _trend(values: Sequence[Of]) -> str:
-    """From the smallest to the largest of the first architecture, where there are several."""
-    for own in by_architecture(values).values():
-        ordered = sorted(own, key=lambda v: v.member.parameters)
-        if len(ordered) > 1:
-            return f" ({ordered[0].value:.3g} for the smallest, {ordered[-1].value:.3g} largest)"
-    return ""
+def _span(widths: Sequence[int]) -> str:
+    decades = math.log10(max(widths) / min(widths))
+    return f"Widths {min(widths)} to {max(widths)}, {decades:.1f} decades."
+
+
+def _slope(config: Config, values: Sequence[Of]) -> str:
+    """The slope over size of the first architecture, in words; empty for fewer than two sizes."""
+    groups = list(by_architecture(values).values())
+    shown = trend_of(groups[0], config) if groups else None
+    if shown is None:
+        return ""
+    return f" ({shown.per_decade.estimate:+.3g} per tenfold parameters)"
+
+
+def _trained_for(members: Sequence[Member]) -> str:
+    """How much training goes with the size, which is a reason of its own for a trend."""
+    ordered = sorted(members, key=lambda m: m.parameters)
+    known = [m.tokens / m.parameters for m in ordered if m.tokens is not None]
+    if len(known) < 2 or f"{known[0]:.3g}" == f"{known[-1]:.3g}":
+        return ""
+    return f"Tokens per parameter go from {known[0]:.3g} (smallest) to {known[-1]:.3g} (largest)."

@@ -1,9 +1,10 @@
 """The directions that a model's weights hold: rows to its logits, what its MLPs read and write.
 
 Superposition of a set of directions is a matter of how many there are, how long, and how they lie.
-Of rows to logits the mean is taken away, as softmax does not see what all logits share: where rows
-are weighted by how often a token occurs, the mean of the same weights. What is left is also measured with every column shuffled by itself: that keeps what each dimension holds
-and takes away how rows are arranged.
+Of rows to logits the mean is taken away, as softmax does not see what all logits share; where rows
+are weighted by how often a token occurs, it is the mean of the same weights. What is left is also
+measured with every column shuffled by itself: that keeps what each dimension holds and takes away
+how rows are arranged.
 """
 
 from __future__ import annotations
