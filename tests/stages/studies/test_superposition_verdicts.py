@@ -11,13 +11,14 @@ from bathyscope.config import Config, ModelConfig
 from bathyscope.pages.study import study_page
 from bathyscope.stages.studies import superposition
 from bathyscope.stages.studies.member import Member
+from bathyscope.stages.studies.superposition_law import overlap_law
 from bathyscope.stages.studies.superposition_matched import (
     Quantity,
     curve_of,
     pairs_of,
     per_decade,
 )
-from bathyscope.stages.studies.superposition_verdicts import at_equal_loss, overlap_law, trends
+from bathyscope.stages.studies.superposition_verdicts import at_equal_loss, trends
 
 SIZES = {10**5: 32, 10**6: 64, 10**7: 128}
 OVERLAP = Quantity("unembedding_centred", "overlap_times_width", "overlap", "lower")

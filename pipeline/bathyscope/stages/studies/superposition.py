@@ -23,10 +23,12 @@ from bathyscope.stages.studies.member_runs import (
 )
 from bathyscope.stages.studies.study import Subject, Tell
 from bathyscope.stages.studies.superposition_activations import PARTS, SAMPLE_ROWS
-from bathyscope.stages.studies.superposition_figures import plots, tables
+from bathyscope.stages.studies.superposition_figures import plots
+from bathyscope.stages.studies.superposition_law import overlap_law
 from bathyscope.stages.studies.superposition_matched import Quantity, pairs_of
 from bathyscope.stages.studies.superposition_measures import measure_member
-from bathyscope.stages.studies.superposition_verdicts import at_equal_loss, overlap_law, trends
+from bathyscope.stages.studies.superposition_tables import tables
+from bathyscope.stages.studies.superposition_verdicts import at_equal_loss, trends
 from bathyscope.stages.studies.superposition_weights import PAIR_ROWS
 from bathyscope.stages.studies.verdicts import Row, member_rows
 from bathyscope.values import Json
