@@ -131,3 +131,17 @@ def test_too_few_sizes_make_a_page_without_trends() -> None:
     assert page.verdicts
     assert all("at equal loss" in v.claim for v in page.verdicts)
     assert "Adjacent sizes at matched capability" in study_page(page)
+
+
+def test_rows_weighted_by_frequency_have_claims_of_their_own() -> None:
+    given = rows(0.5, 0.2)
+    given += [
+        r | {"kind": "unembedding_frequency", "overlap_times_width": 2.0, "mean_squared_overlap": 2}
+        for r in given
+    ]
+    page = superposition.conclude(Config(), members(), given)
+    weighted = [v for v in page.verdicts if "weighted by" in v.claim]
+    assert [v.answer for v in weighted] == ["not shown", "no", "not shown"]
+    assert "weighted by how often a token occurs" in page.answer
+    assert sum("1 / width" in v.claim for v in page.verdicts) == 2
+    assert len(page.fits) == 1

@@ -42,6 +42,12 @@ QUANTITIES = (
     Quantity(
         "unembedding_centred", "overlap_times_width", "overlap × width of unembedding rows", "lower"
     ),
+    Quantity(
+        "unembedding_frequency",
+        "overlap_times_width",
+        "overlap × width of unembedding rows weighted by token frequency",
+        "lower",
+    ),
     Quantity("unembedding_centred", "dimensionality_mean", "mean D of unembedding rows", "higher"),
     Quantity("mlp_out", "overlap_times_width", "overlap × width of MLP out", "lower"),
     Quantity("activations", "participation_ratio_share", "participation ratio / d", "higher"),
@@ -121,8 +127,12 @@ def conclude(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> 
 
 
 def _answer(over_size: Sequence[Verdict], matched: Sequence[Verdict]) -> str:
-    """The first claim of each kind, with what was found."""
-    claims = [*over_size[:1], *matched[:1]]
+    """The claims on unembedding rows by size and at equal loss, with what was found."""
+    claims = [
+        verdict
+        for verdict in [*over_size, *matched]
+        if "unembedding rows" in verdict.claim and "overlap" in verdict.claim
+    ]
     if not claims:
         return "Nothing was measured that could carry a verdict: three sizes are the least."
     words = {

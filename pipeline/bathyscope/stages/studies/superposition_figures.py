@@ -48,29 +48,32 @@ def _unembedding(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
     series = size_series(means(trained, rows, key, kind))
     series += size_series(means(untrained, rows, key, kind), "without training", colour=2)
     first = _first_seed(trained)
-    for number, (name, column, words) in enumerate(
-        (
-            ("unembedding_shuffled", key, "columns shuffled"),
-            ("unembedding_centred", "welch_times_width", "least possible (Welch)"),
-        )
-    ):
-        series += size_series(means(first, rows, column, of(name)), words, colour=4 + number)
-    note = "Their mean is taken away. The two lines of controls are those of the first seed."
+    weighted = means(first, rows, key, of("unembedding_frequency"))
+    series += size_series(weighted, "weighted by token frequency", colour=4)
+    alike = _first(members)
+    shuffled = means(alike, rows, key, of("unembedding_shuffled"))
+    series += size_series(shuffled, "columns shuffled", colour=6)
+    series += size_series(means(alike, rows, "welch_times_width", kind), "least possible", colour=7)
+    note = "Their mean is taken away. Weighted ones are of the first seed, the last two lines also "
+    note += "of the first architecture."
     title = "Overlap of unembedding rows"
     return Plot(title, PARAMETERS, OVERLAP, series, log_y=True, note=note, references=[ONE])
 
 
 def _weights(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
     series: list[Series] = []
-    untrained = [m for m in members if not m.trained]
+    first = _first(members)
+    initial = [
+        m for m in members if not m.trained and first and m.architecture == first[0].architecture
+    ]
     for number, (kind, words) in enumerate(
         (("mlp_out", "MLP out"), ("mlp_in", "MLP in"), ("layer_out", "layer out"))
     ):
-        values = means(_first_seed(judged(members)), rows, "overlap_times_width", of(kind))
+        values = means(first, rows, "overlap_times_width", of(kind))
         series += size_series(values, words, colour=2 * number)
-        values = means(untrained, rows, "overlap_times_width", of(kind))
+        values = means(initial, rows, "overlap_times_width", of(kind))
         series += size_series(values, f"{words}, without training", colour=2 * number + 1)
-    note = "At the layer of the hook point; the first seed."
+    note = "At the layer of the hook point; the first architecture and seed."
     title = "Overlap of the directions by which MLPs read and write"
     return Plot(title, PARAMETERS, OVERLAP, series, note=note, references=[ONE])
 
@@ -81,7 +84,7 @@ def _against_size(
     series = size_series(means(judged(members), rows, key, of(kind)))
     untrained = means([m for m in members if not m.trained], rows, key, of(kind))
     series += size_series(untrained, "without training", colour=2)
-    bound = means(_first_seed(judged(members)), rows, "dimensionality_bound", of(kind))
+    bound = means(_first(members), rows, "dimensionality_bound", of(kind))
     series += size_series(bound, "most possible on average, d / F", colour=4)
     note = "Mean over the dictionaries of a model."
     return Plot(title, PARAMETERS, label, series, log_y=True, note=note)
@@ -92,7 +95,7 @@ def _spectrum(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
     series = _with_errors(size_series(means(judged(members), rows, key, kind)), rows, key)
     untrained = [m for m in members if not m.trained]
     series += size_series(means(untrained, rows, key, kind), "without training", colour=2)
-    values = means(_first_seed(judged(members)), rows, f"shuffled_{key}", kind)
+    values = means(_first(members), rows, f"shuffled_{key}", kind)
     series += size_series(values, "columns shuffled", colour=4)
     note = "Bars: 95 % by the jackknife over documents."
     title = "Participation ratio of activations at the hook point"
@@ -104,7 +107,7 @@ def _intrinsic(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
     series = size_series(means(trained, rows, "two_nn", kind))
     untrained = [m for m in members if not m.trained]
     series += size_series(means(untrained, rows, "two_nn", kind), "without training", colour=2)
-    values = means(_first_seed(trained), rows, "two_nn_gaussian", kind)
+    values = means(_first(members), rows, "two_nn_gaussian", kind)
     series += size_series(values, "Gaussian of the same covariance", colour=4)
     title = "Intrinsic dimension of activations at the hook point"
     note = "Above ten a lower bound."
@@ -181,3 +184,9 @@ def _first_seed(members: Sequence[Member]) -> list[Member]:
     for member in members:
         seeds.setdefault(member.architecture, member.seed)
     return [m for m in members if m.seed == seeds[m.architecture]]
+
+
+def _first(members: Sequence[Member]) -> list[Member]:
+    """The models of the first seed of the first architecture, of which controls are drawn."""
+    first = _first_seed(judged(members))
+    return [m for m in first if m.architecture == first[0].architecture]

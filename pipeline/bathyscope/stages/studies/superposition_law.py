@@ -20,6 +20,8 @@ from bathyscope.studies.regression import trend
 PUBLISHED = "0.91 ± 0.04"
 """Exponent of loss against width over open models, Liu, Liu and Gore 2025."""
 OF_LOSS_RESAMPLES = 200
+_FEWEST = 3
+"""Widths below which an exponent carries no verdict."""
 
 
 def overlap_law(
@@ -27,20 +29,24 @@ def overlap_law(
 ) -> tuple[list[Verdict], list[Fit]]:
     """Whether mean squared overlap of unembedding rows goes as 1 / width, and loss with it."""
     verdicts, fits = [], []
-    widths = {r["member"]: r["d"] for r in rows if of("unembedding_centred")(r)}
-    values = means(judged(members), rows, "mean_squared_overlap", of("unembedding_centred"))
-    for name, own in by_architecture(values).items():
-        at = [widths[v.member.name] for v in own]
-        if len(set(at)) < 3:
-            continue
-        verdicts.append(_exponent(config, name, own, at))
-        losses = means([v.member for v in own], rows, "loss", of("unembedding_centred"))
-        if losses:
-            fits.append(_of_loss(config, name, losses, at))
+    for kind, words in (
+        ("unembedding_centred", ""),
+        ("unembedding_frequency", ", weighted by how often a token occurs,"),
+    ):
+        widths = {r["member"]: r["d"] for r in rows if of(kind)(r)}
+        values = means(judged(members), rows, "mean_squared_overlap", of(kind))
+        for name, own in by_architecture(values).items():
+            at = [widths[v.member.name] for v in own]
+            if len(set(at)) < _FEWEST:
+                continue
+            verdicts.append(_exponent(config, f"{name}: unembedding rows{words}", own, at))
+            losses = means([v.member for v in own], rows, "loss", of(kind))
+            if losses and not words:
+                fits.append(_of_loss(config, name, losses, at))
     return verdicts, fits
 
 
-def _exponent(config: Config, name: str, values: Sequence[Of], widths: Sequence[int]) -> Verdict:
+def _exponent(config: Config, whose: str, values: Sequence[Of], widths: Sequence[int]) -> Verdict:
     """`yes` where the interval of the exponent holds 1 and not 0."""
     line = trend(
         widths,
@@ -56,7 +62,7 @@ def _exponent(config: Config, name: str, values: Sequence[Of], widths: Sequence[
     elif low > 0:
         answer = "yes"
     return Verdict(
-        claim=f"{name}: mean squared overlap of unembedding rows falls as 1 / width.",
+        claim=f"{whose} have a mean squared overlap that falls as 1 / width.",
         answer=answer,
         value=alpha,
         low=low,

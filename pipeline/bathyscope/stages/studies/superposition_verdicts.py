@@ -31,7 +31,8 @@ BOUND = (
 CLUSTERED = (
     "Far above 1, rows lie in fewer directions than random ones, which is more than having to "
     "share dimensions; it rises to a peak early in training and falls after it, so models that "
-    "saw fewer tokens per parameter are nearer to the peak."
+    "saw fewer tokens per parameter are nearer to the peak. Rows of tokens that hardly occur are "
+    "pushed one way together: compare the figure that is weighted by frequency."
 )
 
 
@@ -60,6 +61,14 @@ CLAIMS = (
          ("unembedding_frequency", "overlap_times_width", "weighted by token frequency")),
         f"{CLUSTERED} {BOUND}",
         "The opposite sign at equal tokens per parameter, or at n / d above 100 for every size.",
+    ),
+    Claim(
+        "unembedding_frequency", "overlap_times_width",
+        "unembedding rows, weighted by how often a token occurs, overlap more for their width in "
+        "larger models.", "rises", "overlap × width",
+        (("unembedding_centred", "overlap_times_width", "all tokens alike"),),
+        "A few frequent tokens carry most of the weight, and their text is this corpus.",
+        "The opposite sign at equal tokens per parameter, or with another tokenizer.",
     ),
     Claim(
         "mlp_out", "overlap_times_width",
@@ -180,7 +189,7 @@ def _matched_verdict(
         low=none if line is None else line.low,
         high=none if line is None else line.high,
         unit=f"{quantity.title}, larger less smaller, per tenfold parameters",
-        controls=f"{told}.",
+        controls=f"{told}.".replace(" -", " −"),
         doubt=doubt,
         would_change="The opposite sign with checkpoints so dense that none is interpolated, and "
         "a constant learning rate.",
@@ -193,7 +202,7 @@ def _slope(config: Config, values: Sequence[Of]) -> str:
     shown = trend_of(groups[0], config) if groups else None
     if shown is None:
         return ""
-    return f" ({shown.per_decade.estimate:+.3g} per tenfold parameters)"
+    return f" ({shown.per_decade.estimate:+.3g} per tenfold parameters)".replace("-", "−")
 
 
 def _trained_for(members: Sequence[Member]) -> str:
