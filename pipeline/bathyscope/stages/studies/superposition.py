@@ -127,11 +127,14 @@ def conclude(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> 
 
 
 def _answer(over_size: Sequence[Verdict], matched: Sequence[Verdict]) -> str:
-    """The claims on unembedding rows by size and at equal loss, with what was found."""
+    """The claims on the overlap of unembedding rows in the architecture of the most sizes."""
     claims = [
         verdict
-        for verdict in [*over_size, *matched]
-        if "unembedding rows" in verdict.claim and "overlap" in verdict.claim
+        for verdicts in (over_size, matched)
+        for verdict in verdicts
+        if verdict.claim.partition(":")[0] == verdicts[0].claim.partition(":")[0]
+        and "unembedding rows" in verdict.claim
+        and "overlap" in verdict.claim
     ]
     if not claims:
         return "Nothing was measured that could carry a verdict: three sizes are the least."

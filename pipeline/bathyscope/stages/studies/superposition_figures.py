@@ -10,7 +10,7 @@ from bathyscope.pages.study_data import Plot
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.superposition_matched import Quantity, curve_of
 from bathyscope.stages.studies.superposition_measures import FINAL
-from bathyscope.stages.studies.verdicts import Row, judged, means, size_series
+from bathyscope.stages.studies.verdicts import Of, Row, judged, means, size_series
 
 PARAMETERS = "parameters, embeddings included"
 OVERLAP = "mean squared overlap × width"
@@ -52,8 +52,8 @@ def _unembedding(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
     series += size_series(weighted, "weighted by token frequency", colour=4)
     alike = _first(members)
     shuffled = means(alike, rows, key, of("unembedding_shuffled"))
-    series += size_series(shuffled, "columns shuffled", colour=6)
-    series += size_series(means(alike, rows, "welch_times_width", kind), "least possible", colour=7)
+    series += _control(shuffled, "columns shuffled", 2)
+    series += _control(means(alike, rows, "welch_times_width", kind), "least possible", 4)
     note = "Their mean is taken away. Weighted ones are of the first seed, the last two lines also "
     note += "of the first architecture."
     title = "Overlap of unembedding rows"
@@ -85,7 +85,7 @@ def _against_size(
     untrained = means([m for m in members if not m.trained], rows, key, of(kind))
     series += size_series(untrained, "without training", colour=2)
     bound = means(_first(members), rows, "dimensionality_bound", of(kind))
-    series += size_series(bound, "most possible on average, d / F", colour=4)
+    series += _control(bound, "most possible on average, d / F", 4)
     note = "Mean over the dictionaries of a model."
     return Plot(title, PARAMETERS, label, series, log_y=True, note=note)
 
@@ -96,7 +96,7 @@ def _spectrum(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
     untrained = [m for m in members if not m.trained]
     series += size_series(means(untrained, rows, key, kind), "without training", colour=2)
     values = means(_first(members), rows, f"shuffled_{key}", kind)
-    series += size_series(values, "columns shuffled", colour=4)
+    series += _control(values, "columns shuffled", 4)
     note = "Bars: 95 % by the jackknife over documents."
     title = "Participation ratio of activations at the hook point"
     return Plot(title, PARAMETERS, "participation ratio / d", series, note=note)
@@ -108,7 +108,7 @@ def _intrinsic(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
     untrained = [m for m in members if not m.trained]
     series += size_series(means(untrained, rows, "two_nn", kind), "without training", colour=2)
     values = means(_first(members), rows, "two_nn_gaussian", kind)
-    series += size_series(values, "Gaussian of the same covariance", colour=4)
+    series += _control(values, "Gaussian of the same covariance", 4)
     title = "Intrinsic dimension of activations at the hook point"
     note = "Above ten a lower bound."
     return Plot(title, PARAMETERS, "TwoNN dimension", series, log_y=True, note=note)
@@ -190,3 +190,8 @@ def _first(members: Sequence[Member]) -> list[Member]:
     """The models of the first seed of the first architecture, of which controls are drawn."""
     first = _first_seed(judged(members))
     return [m for m in first if m.architecture == first[0].architecture]
+
+
+def _control(values: Sequence[Of], words: str, colour: int) -> list[Series]:
+    """A dotted line, so that it is no model's where colours come again."""
+    return [replace(each, dashed=2) for each in size_series(values, words, colour=colour)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -118,38 +119,31 @@ CLAIMS = (
 
 def trends(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> list[Verdict]:
     """A verdict per claim and architecture of at least three sizes."""
-    carrying, untrained = judged(members), [m for m in members if not m.trained]
     found = []
     for claim in CLAIMS:
-        values = means(carrying, rows, claim.key, of(claim.kind))
-        told = [f"Trained {spread(v.value for v in values)}"]
-        told += [
-            f"{words} {spread(v.value for v in means(carrying, rows, key, of(kind)))}"
-            for kind, key, words in claim.controls
-        ]
-        initial = means(untrained, rows, claim.key, of(claim.kind))
-        told.append(
-            f"models without training {spread(v.value for v in initial)}{_slope(config, initial)}"
-        )
-        if claim.key == "overlap_times_width":
-            told.append("random directions 1")
-        found += trend_verdict(
-            claim.words,
-            values,
-            config,
-            wanted=claim.wanted,
-            unit=claim.unit,
-            controls=f"{'; '.join(told)}.",
-            doubt=f"{claim.doubt} {_trained_for(carrying)}".rstrip(),
-            would_change=claim.would_change,
-        )
+        values = means(judged(members), rows, claim.key, of(claim.kind))
+        groups = by_architecture(values)
+        large = [name for name, own in groups.items() if len({v.member.parameters for v in own}) > 2]
+        for name in large:
+            alike = [m for m in members if m.architecture == name]
+            found += trend_verdict(
+                claim.words,
+                # Architectures of few sizes are told of among the doubts.
+                [v for v in values if v.member.architecture not in large] + groups[name],
+                config,
+                wanted=claim.wanted,
+                unit=claim.unit,
+                controls=_controls(config, claim, alike, rows),
+                doubt=f"{claim.doubt} {_trained_for(judged(alike))}".rstrip(),
+                would_change=claim.would_change,
+            )
     return found
 
 
 def at_equal_loss(config: Config, quantity: Quantity, pairs: Sequence[Pair]) -> list[Verdict]:
     """A verdict per architecture: whether the larger of two models of equal loss has less."""
     found = []
-    for name in dict.fromkeys(p.small.architecture for p in pairs):
+    for name, _ in Counter(p.small.architecture for p in pairs).most_common():
         own = [p for p in pairs if p.small.architecture == name]
         found.append(_matched_verdict(config, name, quantity, own))
     return found
@@ -196,10 +190,27 @@ def _matched_verdict(
     )
 
 
+def _controls(config: Config, claim: Claim, members: Sequence[Member], rows: Sequence[Row]) -> str:
+    """What trained models gave, the claim's other columns, and models without training."""
+    trained = judged(members)
+    columns = [(claim.kind, claim.key, "Trained"), *claim.controls]
+    told = [
+        f"{words} {spread(v.value for v in means(trained, rows, key, of(kind)))}"
+        for kind, key, words in columns
+    ]
+    untrained = [m for m in members if not m.trained]
+    initial = means(untrained, rows, claim.key, of(claim.kind))
+    told.append(
+        f"models without training {spread(v.value for v in initial)}{_slope(config, initial)}"
+    )
+    if claim.key == "overlap_times_width":
+        told.append("random directions 1")
+    return f"{'; '.join(told)}."
+
+
 def _slope(config: Config, values: Sequence[Of]) -> str:
-    """The slope over size of the first architecture, in words; empty for fewer than two sizes."""
-    groups = list(by_architecture(values).values())
-    shown = trend_of(groups[0], config) if groups else None
+    """The slope over size in words; empty for fewer than two sizes."""
+    shown = trend_of(values, config)
     if shown is None:
         return ""
     return f" ({shown.per_decade.estimate:+.3g} per tenfold parameters)".replace("-", "−")
