@@ -55,7 +55,7 @@ def _unembedding(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
     series += _control(shuffled, "columns shuffled", 2)
     series += _control(means(alike, rows, "welch_times_width", kind), "least possible", 4)
     note = "Their mean is taken away. Weighted ones are of the first seed, the last two lines also "
-    note += "of the first architecture."
+    note += "of the architecture of the most sizes."
     title = "Overlap of unembedding rows"
     return Plot(title, PARAMETERS, OVERLAP, series, log_y=True, note=note, references=[ONE])
 
@@ -73,7 +73,7 @@ def _weights(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
         series += size_series(values, words, colour=2 * number)
         values = means(initial, rows, "overlap_times_width", of(kind))
         series += size_series(values, f"{words}, without training", colour=2 * number + 1)
-    note = "At the layer of the hook point; the first architecture and seed."
+    note = "At the layer of the hook point; first seed of the architecture of the most sizes."
     title = "Overlap of the directions by which MLPs read and write"
     return Plot(title, PARAMETERS, OVERLAP, series, note=note, references=[ONE])
 
@@ -136,7 +136,8 @@ def _along_training(members: Sequence[Member], rows: Sequence[Row], quantity: Qu
     title = f"Along training: {quantity.title}"
     note = "Training goes from right to left. Models are at matched capability on a vertical line."
     label = "held-out loss, nats per token"
-    return Plot(title, label, quantity.title, series, log_x=False, note=note)
+    value = OVERLAP if quantity.key == "overlap_times_width" else quantity.title
+    return Plot(title, label, value, series, log_x=False, note=note)
 
 
 def _by_depth(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
@@ -187,9 +188,11 @@ def _first_seed(members: Sequence[Member]) -> list[Member]:
 
 
 def _first(members: Sequence[Member]) -> list[Member]:
-    """The models of the first seed of the first architecture, of which controls are drawn."""
-    first = _first_seed(judged(members))
-    return [m for m in first if m.architecture == first[0].architecture]
+    """The first seed of the architecture of the most sizes, of which controls are drawn."""
+    alike: dict[str, list[Member]] = {}
+    for member in _first_seed(judged(members)):
+        alike.setdefault(member.architecture, []).append(member)
+    return max(alike.values(), key=len, default=[])
 
 
 def _control(values: Sequence[Of], words: str, colour: int) -> list[Series]:

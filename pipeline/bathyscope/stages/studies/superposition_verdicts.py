@@ -123,7 +123,9 @@ def trends(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> li
     for claim in CLAIMS:
         values = means(judged(members), rows, claim.key, of(claim.kind))
         groups = by_architecture(values)
-        large = [name for name, own in groups.items() if len({v.member.parameters for v in own}) > 2]
+        large = [
+            name for name, own in groups.items() if len({v.member.parameters for v in own}) > 2
+        ]
         for name in large:
             alike = [m for m in members if m.architecture == name]
             found += trend_verdict(
