@@ -27,7 +27,7 @@ demo: setup
 	$(BIN)/bathyscope run experiment=demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup
 
 check: setup
 	$(BIN)/ruff format --check .
