@@ -6,10 +6,12 @@ from typing import Any
 
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError
-from bathyscope.stages.studies import dictionary_scaling, superposition
+from bathyscope.stages.studies import dictionary_scaling, superposition, universality
 
-STUDIES: dict[str, Any] = {each.NAME: each for each in (dictionary_scaling, superposition)}
-"""Modules with what `bathyscope.stages.studies.study.Study` asks for."""
+STUDIES: dict[str, Any] = {
+    each.NAME: each for each in (dictionary_scaling, superposition, universality)
+}
+"""Modules with what `bathyscope.stages.studies.study.Study` asks for, in the order of the house."""
 
 
 def study_of(config: Config) -> Any:
