@@ -27,6 +27,7 @@ from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.member_runs import run_of, sizes_at_equal_ratio
 from bathyscope.stages.studies.opened import OpenedMember
 from bathyscope.stages.studies.study import Subject
+from bathyscope.stages.studies.universality_crosscoder import common_latents
 from bathyscope.stages.studies.universality_intervals import (
     below_ceiling,
     mean_of,
@@ -43,6 +44,7 @@ from bathyscope.stages.studies.universality_rows import (
     read_pair,
 )
 from bathyscope.values import HELD_OUT, TRAIN
+from support import changed
 
 SMALL, LARGE = "llama-0.013M", "llama-0.021M"
 MODELS = ["llama-*", "gpt2-0.013M-seed0"]
@@ -130,7 +132,7 @@ def test_the_page_and_the_table_have_every_pair(studied: tuple[Config, str]) -> 
     told = " ".join(text.split())
     assert [claim for claim in claims if claim not in told] == []
     assert "different tokenizers are refused" in page
-    assert "crosscoder of two models is not measured" in page
+    assert "not claimed where widths differ" in page
     rows = table_of(config)
     assert len(rows) == len(universality.subjects(config, family_of(config)))
     for row in rows:
@@ -143,6 +145,10 @@ def test_the_page_and_the_table_have_every_pair(studied: tuple[Config, str]) -> 
             continue
         assert row["cka_low"] <= row["cka"] <= row["cka_high"]
         assert row["cka"] <= 1 + 1e-9
+        shares = [row[f"crosscoder_{name}"] for name in ("common", "a_by_norm", "b_by_norm")]
+        assert sum(shares) == pytest.approx(1)
+        one_width = row["num_latents_a"] == row["num_latents_b"]
+        assert (row["crosscoder_a_exclusive"] is not None) == one_width
         assert abs(row["cka_shuffled_documents"]) < 0.3
         d = (row["num_latents_a"] / 2, row["num_latents_b"] / 2)
         n = row["rows"]
@@ -193,6 +199,9 @@ def test_a_model_beside_itself_scores_one(studied: tuple[Config, str]) -> None:
     )
     for name in ("cka", "svcca", "pwcca", "matched_mean", "one_sided_mean"):
         assert found[name] == pytest.approx(1, abs=1e-6), name
+    # One model twice: no latent is of one side alone.
+    assert found["crosscoder_equal"] == 1
+    assert found["crosscoder_fvu_a"] == pytest.approx(found["crosscoder_fvu_b"], rel=0.2)
     assert found["partial_mean"] > 0.5
     assert found["token_floor_mean"] < 0.999
     assert found["overstated"] == pytest.approx(0, abs=1e-9)
@@ -217,6 +226,33 @@ def test_a_permuted_copy_of_a_dictionary_is_matched_wholly(studied: tuple[Config
     usable = matched.chosen.usable
     np.testing.assert_array_equal(matched.chosen.partners[usable], order.numpy()[usable])
     assert matched.record()["matched_share_above_0.7"] == 1
+
+
+def test_a_crosscoder_tells_what_is_of_one_side() -> None:
+    torch.manual_seed(0)
+    d, n = 16, 8192
+    directions = torch.linalg.qr(torch.randn(d, d)).Q
+
+    def rows(own: slice, codes: torch.Tensor) -> torch.Tensor:
+        return codes[:, own] @ directions[: own.stop - own.start]
+
+    # Of 20 codes both sides have the first 4; the next 8 are of a, and the last 8 of b.
+    codes = torch.rand(n, 20) * (torch.rand(n, 20) < 0.1)
+    x = torch.cat([rows(slice(0, 4), codes), rows(slice(4, 12), codes)], 1)
+    y = torch.cat([rows(slice(0, 4), codes), rows(slice(12, 20), codes)], 1)
+    nothing = (torch.zeros(n, 1), torch.zeros(n, 1, dtype=torch.int64))
+    paired = Paired(x, y, nothing, nothing, torch.arange(n) // 64, None)
+    config = changed(
+        Config(), study__batch_rows=256, study__tokens_per_latent=12_000, study__lr=1e-2
+    )
+    found = common_latents(config, paired, paired, f=20, k=2)
+    assert found["crosscoder_fvu_a"] < 0.2
+    assert found["crosscoder_equal"] == pytest.approx(0.2, abs=0.1)
+    assert found["crosscoder_a_by_norm"] == pytest.approx(0.4, abs=0.15)
+    assert found["crosscoder_b_by_norm"] == pytest.approx(0.4, abs=0.15)
+    still = replace(paired, y=torch.zeros_like(y))
+    with pytest.raises(ValueError, match="all alike"):
+        common_latents(config, still, still, f=20, k=2)
 
 
 def test_rows_of_images_have_no_token_floor(studied: tuple[Config, str]) -> None:
@@ -285,7 +321,7 @@ def test_pairs_grow_with_the_models() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "kind"),
+    ("other", "kind"),
     [
         ({}, "far"),
         ({"parameters_b": 200}, "adjacent"),
@@ -297,12 +333,12 @@ def test_pairs_grow_with_the_models() -> None:
         ({"trained_a": False, "trained_b": False}, "untrained"),
     ],
 )
-def test_the_kind_of_a_pair(changed: dict[str, Any], kind: str) -> None:
+def test_the_kind_of_a_pair(other: dict[str, Any], kind: str) -> None:
     row = {
         "model_a": "x", "model_b": "y", "trained_a": True, "trained_b": True,
         "architecture_a": "l", "architecture_b": "l", "parameters_a": 100, "parameters_b": 400,
     }  # fmt: skip
-    assert comparison_of({**row, **changed}, [100, 200, 400]) == kind
+    assert comparison_of({**row, **other}, [100, 200, 400]) == kind
 
 
 def test_an_interval_leaves_out_models() -> None:

@@ -61,8 +61,12 @@ DEFINITIONS = {
     "partial_mean": "A match of what is left when the mean of the row's token is taken from both "
     "sides, over the same latents of a; latents of one token only score 0.",
     "shuffled_rows_mean": "A match with b's rows in another order.",
-    "shuffled_documents_mean": "A match with b's documents in another order; "
-    "shuffled_documents_kept is the share of rows that meet their own document all the same.",
+    "shuffled_documents_mean": "A match with b's documents in another order.",
+    "crosscoder_equal": "Latents of a BatchTopK crosscoder of both, of those that fire in held-out "
+    "rows, whose relative norm ‖d_b‖ / (‖d_a‖ + ‖d_b‖) lies between 0.3 and 0.7; "
+    "crosscoder_common: between 0.1 and 0.9; a_by_norm, b_by_norm: beyond.",
+    "crosscoder_a_exclusive": "Of those beyond, the ones whose direction latent scaling does not "
+    "find on the other side; only where both have one width.",
     "comparison": "dictionaries: one model, two dictionary seeds. seeds: one size, two models. "
     "adjacent, far: two sizes of one architecture. architectures: one size of two architectures. "
     "training: first weights and last. untrained: two models with their first weights.",
@@ -73,6 +77,8 @@ SOURCES = (
     "Raghu et al. 2017, arXiv:1706.05806: SVCCA. Morcos et al. 2018, arXiv:1806.05759: PWCCA.",
     "Wang et al. 2024, arXiv:2410.06672: the one-sided score of two architectures.",
     "Paulo and Belrose 2025, arXiv:2501.16615: two seeds of one dictionary.",
+    "Lindsey et al. 2024, Sparse Crosscoders for Cross-Layer Features and Model Diffing.",
+    "Minder et al. 2025, arXiv:2504.02922: BatchTopK crosscoders, latent scaling.",
     "Snijders and Borgatti 1999, Connections 22(2): the jackknife over nodes.",
 )
 
@@ -188,6 +194,12 @@ def _protocol(config: Config) -> list[tuple[str, str]]:
             "for all pairs.",
         ),
         (
+            "Crosscoders",
+            "BatchTopK on the training rows above, with the latents and L0 of both dictionaries "
+            f"together, {study.tokens_per_latent} rows per latent (rows come again), sides scaled "
+            "to one total variance.",
+        ),
+        (
             "Intervals",
             "Of a pair: 95 %, each of at most 20 blocks of held-out documents left out in turn, "
             "with partners held. Of verdicts: each model left out in turn with all of its pairs, "
@@ -196,7 +208,8 @@ def _protocol(config: Config) -> list[tuple[str, str]]:
         (
             "Not measured",
             "Models of different tokenizers are refused by name: rows are compared token by "
-            "token, and matching by spans of characters is not built. The share of common latents "
-            "in a crosscoder of two models is not measured.",
+            "token, and matching by spans of characters is not built. Whether a latent of a "
+            "crosscoder is exclusive is not claimed where widths differ: latent scaling looks for "
+            "a direction of one side in the other.",
         ),
     ]

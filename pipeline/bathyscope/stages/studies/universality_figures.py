@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bathyscope.pages.data import Number
-from bathyscope.pages.series import Reference, Series
+from bathyscope.pages.series import Series
 from bathyscope.pages.study_data import Plot, Table
 from bathyscope.stages.studies.universality_intervals import mean_of, over_models
 from bathyscope.stages.studies.universality_pairs import COMPARISONS
@@ -40,12 +40,21 @@ ROWS = (
 )
 
 
+CROSSCODER = (
+    ("crosscoder_equal", "relative norm 0.3 to 0.7"),
+    ("crosscoder_common", "relative norm 0.1 to 0.9"),
+    ("crosscoder_equal_shuffled_documents", "floor: 0.3 to 0.7, shuffled documents"),
+    ("crosscoder_common_shuffled_documents", "floor: 0.1 to 0.9, shuffled documents"),
+)
+
+
 def plots(rows: Sequence[Row]) -> list[Plot]:
     """Every score by comparison, scores against size, and CKA against the ratio of sizes."""
     own = judged_pairs(rows)
     return [
         _by_comparison(own, LATENTS, "Latents: every score by comparison", "correlation"),
         _by_comparison(own, ROWS, "Rows: every score by comparison", "similarity"),
+        _by_comparison(own, CROSSCODER, "Crosscoder: latents of both", "share of latents"),
         _against_size(own, "matched_mean", "Latents matched one to one, against size"),
         _against_size(own, "partial_mean", "The same beyond the current token"),
         _against_size(own, "cka", "Debiased CKA of rows, against size"),
@@ -61,6 +70,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
         _comparisons(own, "Rows", ROWS[:3]),
         *_latents_of_pairs(rows),
         *_rows_of_pairs(rows),
+        _crosscoders(rows),
     ]
 
 
@@ -102,7 +112,6 @@ def _by_comparison(
         log_x=False,
         note=f"{places}. Means over pairs; bars are 95 % intervals over models, of three "
         "pairs and more.",
-        references=[Reference("unrelated", 0.0)],
     )
 
 
@@ -214,6 +223,23 @@ def _rows_of_pairs(rows: Sequence[Row]) -> list[Table]:
         Table("Rows of each pair; intervals over documents", (*_PAIR, *scores), told),
         Table("Rows of each pair: biased CKA, and floors", (*_PAIR, *floors), told),
     ]
+
+
+def _crosscoders(rows: Sequence[Row]) -> Table:
+    columns = (
+        ("crosscoder_fired", "latents that fire", "number"),
+        ("crosscoder_fvu_a", "FVU of a", "number"),
+        ("crosscoder_fvu_b", "FVU of b", "number"),
+        ("crosscoder_equal", "0.3 to 0.7", "percent"),
+        ("crosscoder_equal_shuffled_documents", "its floor", "percent"),
+        ("crosscoder_a_by_norm", "a alone, by norm", "percent"),
+        ("crosscoder_a_exclusive", "by scaling too", "percent"),
+        ("crosscoder_b_by_norm", "b alone, by norm", "percent"),
+        ("crosscoder_b_exclusive", "by scaling too", "percent"),
+    )
+    told = [row for row in _told(rows) if row.get("crosscoder_equal") is not None]
+    title = "Crosscoder of each pair: latents by relative norm; scaling wants sides of one width"
+    return Table(title, (*_PAIR, *columns), told)
 
 
 def _told(rows: Sequence[Row]) -> list[Json]:

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
 
-from bathyscope.stages.studies.universality_rows import Blocks, Paired
+from bathyscope.stages.studies.universality_rows import DOCUMENTS, ROWS, Blocks, Paired, shuffled
 from bathyscope.studies.floors import (
-    kept_share,
-    permute_documents,
-    permute_rows,
     token_candidates,
     token_correlations,
 )
@@ -61,23 +57,18 @@ class Matched:
             "exact": bool(found["exact"]),
         }
 
-    def shuffled(self, *, seed: int) -> Json:
+    def shuffles(self, *, seed: int) -> Json:
         """The same with rows of b, and with its documents, in another order."""
         found: Json = {}
-        for kind in ("rows", "documents"):
-            train, held_out = self.train, self.held_out
-            orders = [_order(kind, paired, seed) for paired in (train, held_out)]
-            if any(order is None for order in orders):
+        for kind in (ROWS, DOCUMENTS):
+            train = shuffled(self.train, kind, seed=seed)
+            held_out = shuffled(self.held_out, kind, seed=seed)
+            if train is None or held_out is None:
                 continue
-            moved = [_moved(p, o) for p, o in zip((train, held_out), orders, strict=True)]
-            match = match_latents(candidates(_sums(moved[0], self.widths)))
-            scores = rescored(match, _sums(moved[1], self.widths)).summary()
+            match = match_latents(candidates(_sums(train, self.widths)))
+            scores = rescored(match, _sums(held_out, self.widths)).summary()
             found[f"shuffled_{kind}_mean"] = scores["matched_mean"]
             found[f"shuffled_{kind}_one_sided_mean"] = scores["one_sided_mean"]
-            if kind == "documents":
-                order = orders[1]
-                assert order is not None, "it was looked at above"
-                found["shuffled_documents_kept"] = kept_share(held_out.documents, order)
         return found
 
     def without_tokens(self) -> Json:
@@ -146,20 +137,6 @@ def _scores(
 
 def _named(name: str, scores: Floats, like: LatentMatch) -> Json:
     return figures(name, scores, like.firings[like.usable])
-
-
-def _order(kind: str, paired: Paired, seed: int) -> Tensor | None:
-    """Another order of the rows; None for documents where there is one only."""
-    if kind == "rows":
-        return permute_rows(len(paired), seed=seed)
-    if int(paired.documents[-1]) == 0:
-        return None
-    return permute_documents(paired.documents, seed=seed)
-
-
-def _moved(paired: Paired, order: Tensor | None) -> Paired:
-    assert order is not None, "the caller looked"
-    return replace(paired, y=paired.y[order], b=(paired.b[0][order], paired.b[1][order]))
 
 
 def _part(paired: Paired, cut: slice) -> Paired:

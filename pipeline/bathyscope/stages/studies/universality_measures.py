@@ -13,10 +13,18 @@ from bathyscope.config import Config
 from bathyscope.stages.studies.member_runs import Size, run_of, sizes_at_equal_ratio
 from bathyscope.stages.studies.opened import OpenedMember
 from bathyscope.stages.studies.study import Subject, Tell
+from bathyscope.stages.studies.universality_crosscoder import common_latents
 from bathyscope.stages.studies.universality_latents import Matched
-from bathyscope.stages.studies.universality_rows import Blocks, Paired, Side, check_alike, read_pair
+from bathyscope.stages.studies.universality_rows import (
+    DOCUMENTS,
+    Blocks,
+    Paired,
+    Side,
+    check_alike,
+    read_pair,
+    shuffled,
+)
 from bathyscope.studies.canonical import pwcca, svcca
-from bathyscope.studies.floors import permute_documents
 from bathyscope.studies.jackknife import jackknife
 from bathyscope.studies.paired_moments import PairedMoments
 from bathyscope.studies.similarity import gaussian_floor, linear_cka
@@ -58,12 +66,14 @@ def measure_pair(config: Config, subject: Subject, tell: Tell) -> Json:
     }
     if len(subject.members) > 1:
         found |= _similarities(held_out, train, seed=config.study.seed)
-        tell(0.5, "similarity of rows")
+        tell(0.4, "similarity of rows")
+        found |= _crosscoders(config, train, held_out, sizes)
+        tell(0.7, "crosscoders")
     matched = Matched(train, held_out, (sizes.a.num_latents, sizes.b.num_latents))
     found |= matched.record()
-    tell(0.7, "latents matched")
-    found |= matched.shuffled(seed=config.study.seed)
-    tell(0.85, "shuffled floors")
+    tell(0.8, "latents matched")
+    found |= matched.shuffles(seed=config.study.seed)
+    tell(0.9, "shuffled floors")
     return {**found, **matched.without_tokens()}
 
 
@@ -89,6 +99,19 @@ def _dictionaries(first: OpenedMember, second: OpenedMember) -> Chosen:
     )
 
 
+def _crosscoders(config: Config, train: Paired, held_out: Paired, sizes: Chosen) -> Json:
+    """Common latents of a crosscoder of both, and of one of shuffled documents."""
+    size = {"f": sizes.a.num_latents + sizes.b.num_latents, "k": sizes.a.k + sizes.b.k}
+    found = common_latents(config, train, held_out, **size)
+    seed = config.study.seed
+    floor = shuffled(train, DOCUMENTS, seed=seed), shuffled(held_out, DOCUMENTS, seed=seed)
+    if floor[0] is not None and floor[1] is not None:
+        scores = common_latents(config, floor[0], floor[1], **size)
+        for name in ("crosscoder_equal", "crosscoder_common"):
+            found[f"{name}_shuffled_documents"] = scores[name]
+    return found
+
+
 def _similarities(held_out: Paired, train: Paired, *, seed: int) -> Json:
     """CKA, SVCCA and PWCCA of the rows, intervals over blocks of documents, and floors."""
     shifts = train.x.double().mean(0), train.y.double().mean(0)
@@ -111,9 +134,9 @@ def _similarities(held_out: Paired, train: Paired, *, seed: int) -> Json:
         canonical = svcca(whole)
         found["svcca_floor"] = canonical.floor
         found["svcca_components_a"], found["svcca_components_b"] = canonical.components
-    if int(held_out.documents[-1]) > 0:
-        order = permute_documents(held_out.documents, seed=seed)
-        moved = _moments(held_out.x, held_out.y[order], shifts)
+    other = shuffled(held_out, DOCUMENTS, seed=seed)
+    if other is not None:
+        moved = _moments(other.x, other.y, shifts)
         for name, statistic in statistics.items():
             if f"{name}_note" not in found:
                 found[f"{name}_shuffled_documents"] = statistic(moved)

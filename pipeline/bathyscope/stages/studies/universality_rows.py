@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import TypeVar, overload
@@ -17,8 +17,11 @@ from bathyscope.errors import ConfigError
 from bathyscope.runs.activations import row_masks
 from bathyscope.stages.masks import kept
 from bathyscope.stages.studies.opened import ITEMS, OpenedMember
+from bathyscope.studies.floors import permute_documents, permute_rows
 
 _BLOCK = 4096
+ROWS, DOCUMENTS = "rows", "documents"
+"""What a floor shuffles."""
 
 
 T = TypeVar("T")
@@ -118,6 +121,17 @@ def read_pair(first: Side, second: Side, split: str, tokens: int) -> Paired:
         documents=torch.cat([numbers[:1] * 0, (numbers[1:] != numbers[:-1]).long().cumsum(0)]),
         tokens=torch.cat(ids) if ids else None,
     )
+
+
+def shuffled(paired: Paired, kind: str, *, seed: int) -> Paired | None:
+    """The same with b's rows, or documents, in another order; None where there is one document."""
+    if kind == ROWS:
+        order = permute_rows(len(paired), seed=seed)
+    elif int(paired.documents[-1]) == 0:
+        return None
+    else:
+        order = permute_documents(paired.documents, seed=seed)
+    return replace(paired, y=paired.y[order], b=(paired.b[0][order], paired.b[1][order]))
 
 
 def document_blocks(documents: Tensor, most: int = 20) -> list[slice]:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from functools import partial
 
 from bathyscope.pages.study_data import Verdict
+from bathyscope.stages.studies.universality_crosscoder import EQUAL
 from bathyscope.stages.studies.universality_intervals import (
     Spread,
-    Statistic,
     below_ceiling,
+    less_kind,
     mean_of,
     over_models,
     slope_of,
@@ -53,7 +54,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
         alike = [r for r in own if {r["architecture_a"], r["architecture_b"]} == {name}]
         found.append(_with_size(alike, name, SEEDS))
         found.append(_with_size(alike, name, ADJACENT))
-    found += [_with_ratio(own), _overstated(own), _trained(own)]
+    found += [_with_ratio(own), _common(own), _overstated(own), _trained(own)]
     return found
 
 
@@ -195,6 +196,31 @@ def _with_ratio(rows: Sequence[Row]) -> Verdict:
     )
 
 
+def _common(rows: Sequence[Row]) -> Verdict:
+    kinds = (SEEDS, ADJACENT, FAR, ARCHITECTURES, TRAINING, NONE_TRAINED)
+    controls = [f"{COMPARISONS[kind]} {told(rows, 'crosscoder_equal', kind)}" for kind in kinds]
+    exclusive = [
+        f"{side} {told(rows, f'crosscoder_{side}_exclusive', SEEDS, ADJACENT, ARCHITECTURES)}"
+        for side in "ab"
+    ]
+    return signed(
+        "A crosscoder of adjacent sizes shares its latents, more than one of shuffled documents.",
+        over_models(
+            of_kind(rows, ADJACENT),
+            mean_of("crosscoder_equal", "crosscoder_equal_shuffled_documents"),
+        ),
+        unit=f"share of latents with a relative norm of {EQUAL[0]:g} to {EQUAL[1]:g}, above the "
+        "floor",
+        controls=f"{'; '.join(controls)}; floor between adjacent sizes "
+        f"{told(rows, 'crosscoder_equal_shuffled_documents', ADJACENT)}; exclusive by norm and by "
+        f"latent scaling, of pairs of one width, {' and '.join(exclusive)}.".capitalize(),
+        doubt="A crosscoder is trained on both and prefers what serves both; its latents may stand "
+        "for the current token, which is not taken away here. Few rows: norms start equal, and "
+        "one trained longer would tell more apart, as the floor shows.",
+        would_change="Norms that part with more training, where the floor parts too.",
+    )
+
+
 def _overstated(rows: Sequence[Row]) -> Verdict:
     pairs = of_kind(rows, SEEDS, ADJACENT, FAR, ARCHITECTURES)
     controls = [
@@ -215,17 +241,10 @@ def _overstated(rows: Sequence[Row]) -> Verdict:
 def _trained(rows: Sequence[Row]) -> Verdict:
     both = of_kind(rows, ADJACENT, NONE_TRAINED)
 
-    def statistic(key: str) -> Statistic:
-        def less(some: Sequence[Row]) -> float:
-            alike = [r for r in some if r["architecture_a"] == r["architecture_b"]]
-            own, control = of_kind(alike, ADJACENT), of_kind(alike, NONE_TRAINED)
-            return mean_of(key)(own) - mean_of(key)(control)
-
-        return less
-
-    found = over_models(both, statistic("matched_mean"), of_kind(rows, ADJACENT))
-    beyond = over_models(both, statistic("partial_mean"), of_kind(rows, ADJACENT))
-    rowwise = over_models(both, statistic("cka"), of_kind(rows, ADJACENT))
+    own = of_kind(rows, ADJACENT)
+    found = over_models(both, less_kind("matched_mean", ADJACENT, NONE_TRAINED), own)
+    beyond = over_models(both, less_kind("partial_mean", ADJACENT, NONE_TRAINED), own)
+    rowwise = over_models(both, less_kind("cka", ADJACENT, NONE_TRAINED), own)
     return signed(
         "Training makes adjacent sizes agree more than their first weights do.",
         found,
