@@ -30,6 +30,7 @@ from bathyscope.stages.studies.study import Subject
 from bathyscope.stages.studies.universality_crosscoder import common_latents
 from bathyscope.stages.studies.universality_intervals import (
     below_ceiling,
+    less_kind,
     mean_of,
     over_models,
     slope_of,
@@ -368,6 +369,7 @@ def test_slopes_and_ceilings_by_hand() -> None:
     # 0.5 less the mean of both ceilings, and less the only one that is there.
     found = below_ceiling("score", "architectures", "seeds")(some)
     assert found == pytest.approx(((0.5 - 0.7) + (0.5 - 0.6)) / 2)
+    assert less_kind("score", "seeds", "architectures")(some) == pytest.approx(0.7 - 0.5)
 
 
 def test_blocks_end_where_documents_do() -> None:

@@ -126,15 +126,14 @@ def below_ceiling(key: str, comparison: str, ceiling: str) -> Statistic:
 
 
 def less_kind(key: str, comparison: str, control: str) -> Statistic:
-    """The mean of a column over pairs of one kind less that of another, of one architecture each.
+    """The mean of a column over pairs of one kind less that of another.
 
     Sizes are not matched: meant for kinds of the same sizes.
     """
 
     def statistic(rows: Sequence[Row]) -> float:
-        alike = [row for row in rows if row["architecture_a"] == row["architecture_b"]]
         own, other = (
-            [row for row in alike if row["comparison"] == kind] for kind in (comparison, control)
+            [row for row in rows if row["comparison"] == kind] for kind in (comparison, control)
         )
         return mean_of(key)(own) - mean_of(key)(other)
 

@@ -239,6 +239,7 @@ def _overstated(rows: Sequence[Row]) -> Verdict:
 
 
 def _trained(rows: Sequence[Row]) -> Verdict:
+    rows = [row for row in rows if row["architecture_a"] == row["architecture_b"]]
     both = of_kind(rows, ADJACENT, NONE_TRAINED)
 
     own = of_kind(rows, ADJACENT)
