@@ -44,6 +44,12 @@ class StudyConfig:
     tokens_per_latent: int = positive(400, "training rows of a dictionary for each of its latents")
     batch_rows: int = positive(512, "rows of a step of a dictionary")
     lr: float = positive(3e-3, "peak learning rate of the dictionaries")
-    splice_tokens: int = positive(16_384, "held-out tokens that go through spliced models")
+    splice_tokens: int = positive(16_384, "held-out tokens that go through changed models")
+    calibration_items: int = positive(128, "training items that pruning and block distances read")
+    shares: list[float] = option(
+        [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], "of prunable weights that are removed"
+    )
+    bits: list[int] = option([8, 6, 5, 4, 3, 2], "to which weights are rounded")
+    budget_nats: float = positive(0.05, "by which a loss may rise for what counts as removable")
     resamples: int = positive(1000, "bootstrap resamples")
     seed: int = not_negative(0, "of resamples, samples and random controls")

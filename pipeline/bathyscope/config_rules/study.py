@@ -8,7 +8,7 @@ from bathyscope.errors import ConfigError
 
 
 def check(config: Config) -> None:
-    """Raise `ConfigError` for a family, a depth or sizes of dictionaries that cannot be."""
+    """Raise `ConfigError` for a family, a depth, sizes or shares that cannot be."""
     one_of("family.kind", config.family.kind, ("ladder", "members"))
     study = config.study
     if study.depth > 1:
@@ -29,8 +29,21 @@ def check(config: Config) -> None:
             f"study.ks is {list(study.ks)} and study.widths is {list(study.widths)}. An L0 above "
             "the number of latents cannot be."
         )
+    _check_removal(config)
     if len(set(study.seeds)) < max(len(study.seeds), 1) or min(study.seeds, default=-1) < 0:
         raise ConfigError(
             f"study.seeds is {list(study.seeds)}. One or more different numbers from 0 on are "
             "wanted; two or more tell how stable dictionaries are."
         )
+
+
+def _check_removal(config: Config) -> None:
+    """What a study of wasted weights removes, and how much of it."""
+    shares, bits = config.study.shares, config.study.bits
+    if not shares or len(set(shares)) < len(shares) or not all(0 < s <= 1 for s in shares):
+        raise ConfigError(
+            f"study.shares is {list(shares)}. Different shares above 0 and up to 1 are wanted; "
+            "0, the model as it is, is always measured."
+        )
+    if not bits or len(set(bits)) < len(bits) or not all(2 <= b <= 8 for b in bits):
+        raise ConfigError(f"study.bits is {list(bits)}. Different numbers from 2 to 8 are wanted.")

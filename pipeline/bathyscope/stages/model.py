@@ -130,7 +130,7 @@ def load_tail(config: Config, first_layer: int) -> LoadedModel:
 
 
 def load_whole(config: Config) -> LoadedModel:
-    """All layers and the head."""
+    """All layers and the head; a module is always whole."""
     facts = describe_model(config)
     if config.model.kind == "module":
         return load_for_hooks(config, facts)[0]

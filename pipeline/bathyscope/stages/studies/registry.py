@@ -6,12 +6,17 @@ from typing import Any
 
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError
-from bathyscope.stages.studies import dictionary_scaling, superposition, universality
+from bathyscope.stages.studies import (
+    dictionary_scaling,
+    superposition,
+    universality,
+    wasted_weights,
+)
 
 STUDIES: dict[str, Any] = {
-    each.NAME: each for each in (dictionary_scaling, superposition, universality)
+    each.NAME: each for each in (dictionary_scaling, superposition, universality, wasted_weights)
 }
-"""Modules with what `bathyscope.stages.studies.study.Study` asks for, in the order of the house."""
+"""Modules with what `bathyscope.stages.studies.study.Study` asks for."""
 
 
 def study_of(config: Config) -> Any:
