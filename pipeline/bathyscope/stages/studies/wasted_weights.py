@@ -148,7 +148,7 @@ def _protocol(config: Config, rows: Sequence[Row]) -> list[tuple[str, str]]:
         (
             "Models without training",
             "Measured too, outside the verdicts: their loss is near that of guessing, so removal "
-            "costs them little. Their shares show what the figure says of a model that knows nothing.",
+            "costs them little. Their shares show what the figure says where nothing was learned.",
         ),
         (
             "Trends",
