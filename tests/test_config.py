@@ -260,6 +260,12 @@ def test_choices_that_are_text(name: str, wanted: str) -> None:
         ({"ladder__families": ["bert"]}, r"ladder\.families is 'bert'\. One of gpt2, llama"),
         ({"ladder__vocabulary": 256}, r"More than 256 is wanted"),
         ({"ladder__warmup_share": 0.8}, r"ladder\.warmup_share and ladder\.decay_share add up"),
+        ({"study__shares": [0.5, 1.2]}, r"study\.shares is \[0\.5, 1\.2\]\. Different shares"),
+        ({"study__shares": [0.5, 0.5]}, r"Different shares above 0 and up to 1"),
+        ({"study__shares": []}, r"study\.shares is \[\]"),
+        ({"study__shares": [math.nan]}, r"study\.shares is \[nan\]"),
+        ({"study__bits": [8, 1]}, r"study\.bits is \[8, 1\]\. Different numbers from 2 to 8"),
+        ({"study__bits": []}, r"study\.bits is \[\]"),
         ({"hooks__points": []}, r"hooks\.points is not set"),
         ({"url": ""}, r"url is not set"),
         (
