@@ -40,6 +40,8 @@ SETTINGS: dict[str, Any] = {
     "study__shares": [0.3, 0.5, 0.8],
     "study__bits": [8, 2],
     "study__budget_nats": 0.01,
+    "study__held_out_tokens": 1200,
+    "study__splice_tokens": 1200,
 }
 PHOTOGRAPHS = str(Path(__file__).parents[2] / "pictures")
 
@@ -377,7 +379,9 @@ def test_what_is_removable_of_curves_that_are_not_monotone(
     assert least == (wanted == 1.0)
 
 
-def family(slopes: Mapping[str, float]) -> tuple[list[Member], list[dict[str, Any]]]:
+def family(
+    slopes: Mapping[str, float], first_block: float = 0.01
+) -> tuple[list[Member], list[dict[str, Any]]]:
     """Five sizes of two seeds, and removable shares that change so much per tenfold size."""
     members, rows = [], []
     for size in (10_000, 30_000, 100_000, 300_000, 1_000_000):
@@ -388,12 +392,11 @@ def family(slopes: Mapping[str, float]) -> tuple[list[Member], list[dict[str, An
             )
             for method, slope in slopes.items():
                 value = 0.5 + slope * math.log10(size / 1e5) + 0.01 * seed
-                rows.append(
-                    {
-                        "kind": "summary", "member": name, "method": method, "removable": value,
-                        "at_least": False,
-                    }
-                )  # fmt: skip
+                row = {"member": name, "method": method}
+                rows += [
+                    {**row, "kind": "summary", "removable": value, "at_least": False},
+                    {**row, "kind": "point", "blocks": 1, "rise": first_block},
+                ]
     return members, rows
 
 
@@ -421,6 +424,15 @@ def test_only_two_kinds_of_removal_that_agree_give_an_answer(
         assert verdict.low > 0
     for method in METHODS:
         assert (f"{method.words} " in verdict.doubt) == (method.name in slopes)
+
+
+def test_a_share_of_a_block_is_no_evidence_where_no_whole_block_can_go() -> None:
+    members, rows = family({"magnitude": 0.1, "influence": 0.1}, first_block=0.2)
+    first, _, influence = verdicts(Config(), members, rows)
+    assert first.answer == "not shown"
+    assert "Not counted: dropping blocks by Block Influence." in first.doubt
+    assert influence.answer == "not shown"
+    assert "No model can lose one whole block" in influence.doubt
 
 
 def test_the_answer_names_the_method_that_it_depends_on() -> None:

@@ -42,10 +42,10 @@ METHODS = (
     Method("magnitude", "magnitude", WEIGHTS),
     Method("wanda", "Wanda", WEIGHTS),
     Method("sparsegpt", "SparseGPT", WEIGHTS),
-    Method("random_weights", "random weights", WEIGHTS, control=True),
-    Method("angular", "blocks by angular distance", BLOCKS),
-    Method("influence", "blocks by Block Influence", BLOCKS),
-    Method("random_blocks", "random blocks", BLOCKS, control=True),
+    Method("random_weights", "removing random weights", WEIGHTS, control=True),
+    Method("angular", "dropping blocks by angular distance", BLOCKS),
+    Method("influence", "dropping blocks by Block Influence", BLOCKS),
+    Method("random_blocks", "dropping random blocks", BLOCKS, control=True),
     Method("rounding", "rounding to nearest", BITS),
 )
 BY_NAME = {method.name: method for method in METHODS}

@@ -8,6 +8,7 @@ perplexity is 2.91, 1.39 and 1.60 times that of the whole model by magnitude, an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from bathyscope.config import Config
@@ -23,7 +24,7 @@ from bathyscope.stages.studies.verdicts import (
     trend_of,
     trend_verdict,
 )
-from bathyscope.stages.studies.waste_measures import EXCLUDED, SUMMARY
+from bathyscope.stages.studies.waste_measures import EXCLUDED, POINT, SUMMARY
 from bathyscope.stages.studies.waste_methods import BLOCKS, METHODS, WEIGHTS, Method
 from bathyscope.studies.regression import Trend
 
@@ -34,6 +35,10 @@ _DOUBT = {
     "blocks": "Between whole blocks the share is interpolated, and all sizes have few blocks.",
     "bits": "Steps count as bits, so shares of small matrices are a little lower.",
 }
+_SPARES_NONE = (
+    "No model can lose one whole block within the budget: this share is of the way to the first "
+    "block, and says how much that costs, not that anything can be spared."
+)
 _FURTHER = "More sizes, another calibration text, or training after removal, with the other sign."
 
 
@@ -55,7 +60,7 @@ def verdicts(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> 
     found = together(config, members, rows)
     budget = f"{config.study.budget_nats:g} nats"
     for method in (m for m in METHODS if not m.control):
-        found += trend_verdict(
+        told = trend_verdict(
             f"the share that {method.words} removes at {budget} rises with the size.",
             removable(members, rows, method.name),
             config,
@@ -65,6 +70,9 @@ def verdicts(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> 
             doubt=_doubt(members, rows, method),
             would_change=_FURTHER,
         )
+        if not _can_spare(config, members, rows, method):
+            told = [replace(v, answer="not shown", doubt=f"{_SPARES_NONE} {v.doubt}") for v in told]
+        found += told
     found += trend_verdict(
         f"what Wanda removes at {budget} beyond magnitude shrinks with the size.",
         _differences(members, rows, "wanda", "magnitude"),
@@ -87,11 +95,13 @@ def together(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> 
     Weights, blocks and bits are kinds; methods of one kind rank the same things, and are one voice.
     The figure is the slope of the second strongest kind, on which the answer rests.
     """
-    groups = {
-        method.name: by_architecture(removable(members, rows, method.name))
-        for method in METHODS
-        if not method.control
-    }
+    counted = [m for m in METHODS if not m.control and _can_spare(config, members, rows, m)]
+    left_out = [
+        m.words
+        for m in METHODS
+        if not m.control and m not in counted and removable(members, rows, m.name)
+    ]
+    groups = {m.name: by_architecture(removable(members, rows, m.name)) for m in counted}
     names = dict.fromkeys(name for found in groups.values() for name in found)
     verdicts = []
     for architecture in names:
@@ -102,7 +112,11 @@ def together(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> 
             if (t := trends.get(m.name)) is not None and t.num_sizes > 2
         ]
         if shown:
-            verdicts.append(_verdict(architecture, shown, _controls_of_all(members, rows)))
+            made = _verdict(architecture, shown, _controls_of_all(members, rows))
+            if left_out:
+                told = f"Not counted: {', '.join(left_out)}. {_SPARES_NONE}"
+                made = replace(made, doubt=f"{made.doubt} {told}")
+            verdicts.append(made)
     return verdicts
 
 
@@ -180,6 +194,20 @@ def removable(members: Sequence[Member], rows: Sequence[Row], method: str) -> li
     return means(judged(members), rows, "removable", _summary(method))
 
 
+def _can_spare(
+    config: Config, members: Sequence[Member], rows: Sequence[Row], method: Method
+) -> bool:
+    """Whether a model that carries a verdict can lose a whole block; other shares have no step."""
+    if method.kind != BLOCKS:
+        return True
+    names = {m.name for m in judged(members)}
+    return any(
+        r["blocks"] and r["rise"] <= config.study.budget_nats
+        for r in rows
+        if r["kind"] == POINT and r["method"] == method.name and r["member"] in names
+    )
+
+
 def _differences(members: Sequence[Member], rows: Sequence[Row], one: str, other: str) -> list[Of]:
     less = {v.member.name: v.value for v in removable(members, rows, other)}
     return [
@@ -195,7 +223,7 @@ def _summary(method: str) -> Callable[[Row], bool]:
 
 def _controls(members: Sequence[Member], rows: Sequence[Row], method: Method) -> str:
     """Removable shares of the method, of chance, and of models without training."""
-    told = [f"{method.words.capitalize()} {_spread(removable(members, rows, method.name))}"]
+    told = [f"{method.words} {_spread(removable(members, rows, method.name))}"]
     for control in (m for m in METHODS if m.control and m.kind == method.kind):
         told.append(f"{control.words} {_spread(removable(members, rows, control.name))}")
     told.append(f"models without training {_untrained(members, rows, method)}")
