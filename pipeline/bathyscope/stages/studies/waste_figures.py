@@ -13,10 +13,18 @@ from bathyscope.pages.study_data import Plot, Table
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.verdicts import Row, judged
 from bathyscope.stages.studies.waste_measures import COUNTS, POINT, SUMMARY
-from bathyscope.stages.studies.waste_methods import BITS, METHODS, STORED_BITS, Method
+from bathyscope.stages.studies.waste_methods import (
+    BITS,
+    BLOCKS,
+    METHODS,
+    STORED_BITS,
+    WEIGHTS,
+    Method,
+)
 from bathyscope.stages.studies.waste_trials import KL
 
 _BARS = "Mean over seeds; bars are 95 % intervals over documents, the widest of the seeds."
+_DECIMALS = 3
 _SHARES = {
     "weights": "share of the prunable weights removed",
     "blocks": "share of the blocks' parameters passed by",
@@ -41,7 +49,9 @@ def plots(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> lis
 
 def _removable(config: Config, members: Sequence[Member], name: str, rows: Sequence[Row]) -> Plot:
     series = []
-    for number, method in enumerate(METHODS):
+    # Controls are hollow and dashed, so that methods have the six colours for themselves.
+    ordered = sorted(METHODS, key=lambda m: m.control)
+    for number, method in enumerate(ordered):
         points = []
         for alike in _by_size(members):
             own = _rows_of(alike, rows, SUMMARY, method)
@@ -109,33 +119,36 @@ def tables(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> li
     """What each model consists of, what is removable of it, and the mean cost of each method."""
     known = [m for m in members if any(r["member"] == m.name for r in rows)]
     budget = f"{config.study.budget_nats:g} nats"
-    words = [(m.name, m.words, "interval") for m in METHODS]
-    return [
-        Table(
-            "Parameters of each model, tied ones once",
-            (
-                ("member", "model", "text"),
-                ("prunable", "prunable", "number"),
-                ("embedding", "embeddings and head", "number"),
-                ("other", "other", "number"),
-                ("share", "prunable", "percent"),
-                ("clean", f"clean {'KL' if _of_pictures(rows) else 'loss'}, nats", "number"),
-                ("left_out", "matrices among the other", "text"),
-            ),
-            [_counts(m, rows) for m in known],
+    found = [_counts_table(known, rows)]
+    for kinds in ((WEIGHTS,), (BLOCKS, BITS)):
+        methods = [m for m in METHODS if m.kind in kinds]
+        what = " and ".join(kinds)
+        for key, title in (
+            ("removable", f"Share of {what} removable at {budget}, interval over documents"),
+            ("area", f"Mean {rise_words(rows)} over all shares of {what}, nats"),
+        ):
+            columns = [("member", "model", "text")]
+            columns += [(m.name, m.words.removeprefix("dropping "), "interval") for m in methods]
+            if key == "removable":
+                columns.append(("least", "at least, by", "text"))
+            found.append(Table(title, columns, [_summaries(m, rows, key, methods) for m in known]))
+    return found
+
+
+def _counts_table(members: Sequence[Member], rows: Sequence[Row]) -> Table:
+    return Table(
+        "Parameters of each model, tied ones once",
+        (
+            ("member", "model", "text"),
+            ("prunable", "prunable", "number"),
+            ("embedding", "embeddings and head", "number"),
+            ("other", "other", "number"),
+            ("share", "prunable", "percent"),
+            ("clean", f"clean {'KL' if _of_pictures(rows) else 'loss'}, nats", "number"),
+            ("left_out", "matrices among the other", "text"),
         ),
-        Table(
-            f"Share removable at {budget}, with its interval over documents; + where the model "
-            "stays within the budget at every share",
-            [("member", "model", "text"), *words, ("least", "+", "text")],
-            [_summaries(m, rows, "removable") for m in known],
-        ),
-        Table(
-            f"Mean {rise_words(rows)} over all shares, nats (area under the curve / largest share)",
-            [("member", "model", "text"), *words],
-            [_summaries(m, rows, "area") for m in known],
-        ),
-    ]
+        [_counts(m, rows) for m in members],
+    )
 
 
 def rise_words(rows: Sequence[Row]) -> str:
@@ -156,15 +169,19 @@ def _counts(member: Member, rows: Sequence[Row]) -> dict[str, object]:
     }
 
 
-def _summaries(member: Member, rows: Sequence[Row], key: str) -> dict[str, object]:
+def _summaries(
+    member: Member, rows: Sequence[Row], key: str, methods: Sequence[Method]
+) -> dict[str, object]:
     found: dict[str, object] = {"member": member.name}
     least = []
-    for method in METHODS:
+    for method in methods:
         for row in _rows_of([member], rows, SUMMARY, method):
-            found[method.name] = (row[key], row[f"{key}_low"], row[f"{key}_high"])
+            ends = (row[key], row[f"{key}_low"], row[f"{key}_high"])
+            found[method.name] = tuple(None if v is None else round(v, _DECIMALS) for v in ends)
             if row["at_least"]:
-                least.append(method.words)
-    return {**found, "least": ", ".join(least) or "none"}
+                least.append(method.words.removeprefix("dropping "))
+    told = "all" if len(least) == len(methods) else ", ".join(least)
+    return {**found, "least": told or "none"}
 
 
 def _place(row: Row, method: Method) -> float:

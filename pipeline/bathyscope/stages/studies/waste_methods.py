@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -37,6 +38,11 @@ class Method(NamedTuple):
     """What is taken: `weights`, `blocks` or `bits`. Methods of one kind are no second opinion."""
     control: bool = False
 
+
+ORDERS = 4
+"""Of random blocks, over which the control is averaged."""
+Choice = Callable[[int], Sequence[tuple[int, ...]]]
+"""From a number of blocks to the sets of blocks, by place, that may go."""
 
 METHODS = (
     Method("magnitude", "magnitude", WEIGHTS),
@@ -106,46 +112,53 @@ def rounded(found: Prunable, trial: Trial, bits: Sequence[int]) -> Iterator[Step
             yield Step(share, words, trial.losses(), bits=each)
 
 
-def dropped(
-    model: nn.Module, trial: Trial, chosen: Callable[[int], Sequence[int]]
-) -> Iterator[Step]:
-    """The model without 0, 1, … all of its blocks; `chosen` says which n are dropped."""
+def dropped(model: nn.Module, trial: Trial, choice: Choice) -> Iterator[Step]:
+    """The model without 0, 1, … all of its blocks; several choices of n blocks are averaged."""
     blocks = layer_numbers(model)
     sizes = {number: _block_size(model, number) for number in blocks}
     for n in range(len(blocks) + 1):
-        gone = [blocks[place] for place in chosen(n)] if n else []
-        share = sum(sizes[number] for number in gone) / sum(sizes.values())
-        with drop_blocks(model, gone):
-            yield Step(share, f"without {_listed(gone)}", trial.losses(), blocks=n)
+        found: list[Losses] = []
+        shares: list[float] = []
+        said: list[str] = []
+        for places in dict.fromkeys(choice(n) if n else [()]):
+            gone = [blocks[place] for place in places]
+            with drop_blocks(model, gone):
+                found.append(trial.losses())
+            shares.append(sum(sizes[number] for number in gone) / sum(sizes.values()))
+            said.append(", ".join(map(str, gone)) or "none")
+        mean = Losses(found[0].counts, np.mean([each.sums for each in found], axis=0))
+        yield Step(float(np.mean(shares)), f"without {' or '.join(said)}", mean, blocks=n)
 
 
-def block_choices(
-    model: nn.Module, trial: Trial, seed: int
-) -> dict[str, Callable[[int], Sequence[int]]]:
-    """Which n blocks go, counted from 0, by each method; empty for a model of no family."""
+def block_choices(model: nn.Module, trial: Trial, seed: int) -> dict[str, Choice]:
+    """Which n blocks go, counted from 0, by each method; empty for a model of no family.
+
+    Chance is an order drawn by the seed and its rotations: every block comes first equally often
+    where there are at most `ORDERS`.
+    """
     count = len(layer_numbers(model))
     if not count:
         return {}
     distances = layer_distances(model, trial.counted)
     by_influence = [int(i) for i in distances.block_influence().argsort(stable=True)]
     draw = torch.Generator().manual_seed(seed)
-    at_random: list[int] = torch.randperm(count, generator=draw).tolist()
+    order: list[int] = torch.randperm(count, generator=draw).tolist()
+    starts = [count * i // ORDERS for i in range(ORDERS)] if count > ORDERS else range(count)
 
-    def angular(n: int) -> Sequence[int]:
+    def angular(n: int) -> list[tuple[int, ...]]:
         start = distances.best_start(n)
-        return range(start, start + n)
+        return [tuple(range(start, start + n))]
+
+    def at_random(n: int) -> list[tuple[int, ...]]:
+        return [tuple(sorted((order + order)[start : start + n])) for start in starts]
 
     return {
         "angular": angular,
-        "influence": lambda n: sorted(by_influence[:n]),
-        "random_blocks": lambda n: sorted(at_random[:n]),
+        "influence": lambda n: [tuple(sorted(by_influence[:n]))],
+        "random_blocks": at_random,
     }
 
 
 def _block_size(model: nn.Module, number: int) -> int:
     block = find_module(model, resolve(model, f"resid_pre.{number}"))
     return sum(p.numel() for p in block.parameters())
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return f"blocks {', '.join(map(str, numbers))}" if numbers else "none"

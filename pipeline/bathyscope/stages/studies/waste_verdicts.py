@@ -52,7 +52,8 @@ class Shown(NamedTuple):
     def told(self) -> str:
         """Method, slope and interval."""
         line = self.trend.per_decade
-        return f"{self.method.words} {line.estimate:.2g} [{line.low:.2g}, {line.high:.2g}]"
+        numbers = f"{line.estimate:.2g} [{line.low:.2g}, {line.high:.2g}]"
+        return f"{self.method.words} {numbers.replace('-', '−')}"
 
 
 def verdicts(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> list[Verdict]:
@@ -161,9 +162,10 @@ def _depends(shown: Sequence[Shown], rises: Sequence[Shown], falls: Sequence[Sho
     kinds = {s.method.kind for s in shown}
     if len(kinds) < _FEWEST_KINDS:
         told += f" Only {', '.join(sorted(kinds))} were taken away: one kind is no evidence."
+    trend = shown[0].trend
     return (
-        f"{told} Few small sizes with equally many blocks; one calibration text; nothing is "
-        "trained again."
+        f"{told} {trend.num_sizes} small sizes, {trend.num_groups} models, one calibration text; "
+        "nothing is trained again."
     )
 
 

@@ -20,7 +20,7 @@ from bathyscope.stages.studies.study import Subject, Tell
 from bathyscope.stages.studies.verdicts import Row, member_rows
 from bathyscope.stages.studies.waste_figures import plots, tables
 from bathyscope.stages.studies.waste_measures import measure_waste
-from bathyscope.stages.studies.waste_methods import METHODS, STORED_BITS
+from bathyscope.stages.studies.waste_methods import METHODS, ORDERS, STORED_BITS
 from bathyscope.stages.studies.waste_verdicts import WASTE_MORE, excluded, verdicts
 from bathyscope.values import Json
 
@@ -61,7 +61,8 @@ DEFINITIONS = {
     "angular": "n adjacent blocks, from where the streams before and after them are nearest in "
     "angle at the last token.",
     "influence": "The n blocks of least Block Influence, 1 - E[cos(x_l, x_l+1)] over all tokens.",
-    "random_blocks": "Control: n blocks in an order drawn by the seed.",
+    "random_blocks": "Control: n blocks in an order drawn by the seed; mean of "
+    f"{ORDERS} rotations of it.",
     "rounding": "Every prunable weight to the nearest of 2^b values, evenly spaced from the lowest "
     "to the highest of its block of 64 columns.",
     "trained": "False for models with their initial weights.",
