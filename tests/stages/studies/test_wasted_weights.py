@@ -27,8 +27,9 @@ from bathyscope.stages.studies.opened import OpenedMember
 from bathyscope.stages.studies.waste_curves import Curve, Drawn, removable_share
 from bathyscope.stages.studies.waste_measures import measure_waste
 from bathyscope.stages.studies.waste_methods import METHODS, prune_at_random
+from bathyscope.stages.studies.waste_together import together
 from bathyscope.stages.studies.waste_trials import Losses, trial_of
-from bathyscope.stages.studies.waste_verdicts import together, verdicts
+from bathyscope.stages.studies.waste_verdicts import verdicts
 from bathyscope.studies.prunable import prunable
 from study_models import convolutions, llama
 from support import changed

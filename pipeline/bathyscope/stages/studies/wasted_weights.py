@@ -21,7 +21,8 @@ from bathyscope.stages.studies.verdicts import Row, member_rows
 from bathyscope.stages.studies.waste_figures import plots, tables
 from bathyscope.stages.studies.waste_measures import measure_waste
 from bathyscope.stages.studies.waste_methods import METHODS, ORDERS, STORED_BITS
-from bathyscope.stages.studies.waste_verdicts import WASTE_MORE, excluded, verdicts
+from bathyscope.stages.studies.waste_together import WASTE_MORE
+from bathyscope.stages.studies.waste_verdicts import excluded, verdicts
 from bathyscope.values import Json
 
 NAME = "wasted_weights"
