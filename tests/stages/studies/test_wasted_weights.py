@@ -221,7 +221,7 @@ def test_a_model_on_a_coarse_grid_is_left_out_of_rounding_and_says_why(
     assert not of(rows, kind="point", method="rounding")
     assert of(rows, kind="point", method="wanda")
     page = StudyPage.from_dict(Run(config.url).study(NAME))
-    assert "coarse is left out:" in dict(page.protocol)["Left out"]
+    assert "coarse is left out of rounding:" in dict(page.protocol)["Left out"]
 
 
 def planted(folder: Path) -> Path:

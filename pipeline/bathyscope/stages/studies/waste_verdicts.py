@@ -31,6 +31,7 @@ _DOUBT = {
     "blocks": "Between whole blocks the share is interpolated, and all sizes have few blocks.",
     "bits": "Steps count as bits, so shares of small matrices are a little lower.",
 }
+_TAKING = {"weights": "pruning", "blocks": "dropping blocks", "bits": "rounding"}
 _FURTHER = "More sizes, another calibration text, or training after removal, with the other sign."
 
 
@@ -102,15 +103,17 @@ def _doubt(members: Sequence[Member], rows: Sequence[Row], method: Method) -> st
     told = [_DOUBT[method.kind]]
     if least := sum(bool(r["at_least"]) for r in own):
         told.append(f"{least} of {len(own)} models stay within the budget at every share.")
-    told += excluded(rows, method.name)
+    told += excluded(rows, method)
     if method.kind != BLOCKS:
         told.append("Embeddings and head are left whole.")
     return " ".join(told)
 
 
-def excluded(rows: Sequence[Row], method: str) -> list[str]:
-    """Which models a method leaves out, and why."""
+def excluded(rows: Sequence[Row], method: Method) -> list[str]:
+    """Which models a method leaves out, and why; methods of one kind say the same."""
     found: Mapping[str, str] = {
-        r["member"]: r["reason"] for r in rows if r["kind"] == EXCLUDED and r["method"] == method
+        r["member"]: r["reason"]
+        for r in rows
+        if r["kind"] == EXCLUDED and r["method"] == method.name
     }
-    return [f"{name} is left out: {reason}." for name, reason in found.items()]
+    return [f"{name} is left out of {_TAKING[method.kind]}: {why}." for name, why in found.items()]

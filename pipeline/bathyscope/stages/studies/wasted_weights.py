@@ -128,7 +128,7 @@ def _protocol(config: Config, rows: Sequence[Row]) -> list[tuple[str, str]]:
         held_out = f"{study.splice_tokens:,} held-out tokens ({documents} documents), first"
         held_out += " positions left out"
     else:
-        held_out = f"all held-out pictures ({documents}); no classes are needed"
+        held_out = f"all held-out items (of {documents} pictures); no classes are needed"
     told = [
         ("Loss", f"On {held_out}; the same for all models."),
         (
@@ -163,5 +163,5 @@ def _protocol(config: Config, rows: Sequence[Row]) -> list[tuple[str, str]]:
             "of two kinds rise with intervals above 0, and none falls.",
         ),
     ]
-    left_out = [text for method in METHODS for text in excluded(rows, method.name)]
+    left_out = [text for method in METHODS for text in excluded(rows, method)]
     return [*told, ("Left out", " ".join(dict.fromkeys(left_out)))] if left_out else told
