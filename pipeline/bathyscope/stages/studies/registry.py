@@ -6,12 +6,10 @@ from typing import Any
 
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError
-from bathyscope.stages.studies import (
-    dictionary_scaling,
-    superposition,
-    universality,
-    wasted_weights,
-)
+from bathyscope.stages.studies.dictionaries import study as dictionary_scaling
+from bathyscope.stages.studies.superposition import study as superposition
+from bathyscope.stages.studies.universality import study as universality
+from bathyscope.stages.studies.waste import study as wasted_weights
 
 STUDIES: dict[str, Any] = {
     each.NAME: each for each in (dictionary_scaling, superposition, universality, wasted_weights)

@@ -1,0 +1,1 @@
+"""Study: do larger models leave more for a dictionary to explain?"""

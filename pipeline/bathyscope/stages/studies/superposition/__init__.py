@@ -1,0 +1,1 @@
+"""Study: do larger models pack more directions into each dimension?"""

@@ -1,0 +1,1 @@
+"""Study: do models of other sizes, seeds and architectures learn the same latents?"""

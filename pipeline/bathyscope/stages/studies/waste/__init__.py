@@ -1,0 +1,1 @@
+"""Study: what share of its weights, blocks and bits can a model spare?"""
