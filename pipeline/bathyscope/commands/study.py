@@ -52,7 +52,7 @@ def study(
 
     steps = _steps(config, members, failed)
     carry_out(config, steps, record=record, screen=screen, failed=note)
-    for line in [*_results(config, chosen.NAME), *saved_lines(config)]:
+    for line in [*_results(config, chosen.NAME), *saved_lines(config, chosen, members)]:
         say(line)
     return not Run(config.url).manifest(f"{STUDIES}/{chosen.NAME}").facts["failed"]
 

@@ -76,17 +76,31 @@ def check_room(config: Config, chosen: Any, members: Sequence[Member]) -> None:
     check_disk(config, replace(needed, activations=left, latents=0))
 
 
-def saved_lines(config: Config) -> list[str]:
-    """Steps done and steps found done, of this call, and the time that the latter once took."""
+def saved_lines(config: Config, chosen: Any, members: Sequence[Member]) -> list[str]:
+    """What this call did, and what it found done: how long that took when it was made.
+
+    Of a training that made more dictionaries than this study needs, the share of these is counted.
+    """
     history = Run(config.url).record["history"]
     steps = history[-1]["stages"]
-    reused = [name for name, figures in steps.items() if figures["reused"]]
-    saved = sum(_took(history, name) for name in reused)
-    took = history[-1].get("seconds", 0.0)
-    return [
-        f"steps      {len(steps) - len(reused)} done in {duration(took)}, "
-        f"{len(reused)} found done, which once took {duration(saved)}"
-    ]
+    done = [name for name, figures in steps.items() if not figures["reused"]]
+    harvests = dictionaries = 0
+    saved = 0.0
+    for member in members:
+        needed = chosen.sizes(run_of(config, member), member)
+        if needed is None:
+            continue
+        if f"{member.name}: harvest" not in done:
+            harvests, saved = harvests + 1, saved + _took(history, f"{member.name}: harvest")
+        name = f"{member.name}: dictionaries"
+        if needed and name not in done:
+            there = len(Run(run_of(config, member).url).dictionaries)
+            dictionaries += len(needed)
+            saved += _took(history, name) * min(len(needed) / max(there, 1), 1.0)
+    took = duration(history[-1].get("seconds", 0.0))
+    found = f"found done: {harvests} harvests and {dictionaries} dictionaries"
+    once = f", which once took {duration(saved)}" if saved else ""
+    return [f"steps      {len(done)} done in {took}; {found}{once}"]
 
 
 def _took(history: Sequence[Any], name: str) -> float:

@@ -131,6 +131,15 @@ def answer_of(verdicts: Sequence[Verdict]) -> str:
     return " ".join(told)
 
 
+def trends_told(what: str, values: Sequence[Of], config: Config) -> list[str]:
+    """The slope of a control by itself, for each architecture with three sizes."""
+    return [
+        f"{what} by themselves: {_told(name, found, config)}"
+        for name, found in by_architecture(values).items()
+        if len(_sizes(found)) > 2
+    ]
+
+
 def size_series(values: Sequence[Of], label: str = "", *, colour: int = 0) -> list[Series]:
     """A line per architecture and seed: the value against parameters."""
     lines: dict[tuple[str, int | None], list[tuple[float, float]]] = {}

@@ -9,7 +9,7 @@ import numpy as np
 from bathyscope.pages.series import Series
 from bathyscope.pages.study_data import Plot, Table
 from bathyscope.stages.studies.member import Member
-from bathyscope.stages.studies.verdicts import Row, judged, means, size_series
+from bathyscope.stages.studies.verdicts import Of, Row, by_architecture, judged, means, size_series
 
 PARAMETERS = "parameters, embeddings included"
 
@@ -83,19 +83,23 @@ def _against_size(
     if key == "fvu":
         # A model without training has no loss to lose.
         untrained = means([m for m in members if not m.trained], rows, key, _dictionary(protocol))
-        series += size_series(untrained, "without training", colour=2)
+        series += size_series(_one_line(untrained), "without training", colour=2)
     ks = {r["k"] for r in rows if protocol in r["protocols"]}
     for number, (kind, words) in enumerate(
-        (("pca", "PCA"), ("neurons", "neurons"), ("random", "random"))
+        (("random", "random"), ("pca", "PCA"), ("neurons", "neurons"))
     ):
         values = means(trained, rows, key, _control(kind, ks, protocol))
-        if key == "delta_ce" and kind == "random":
-            continue
-        first = [v for v in values if v.member.architecture == values[0].member.architecture]
-        seed = first[0].member.seed if first else None
-        series += size_series([v for v in first if v.member.seed == seed], words, colour=4 + number)
-    note = "Mean over the dictionaries of a model; controls of the first architecture and seed."
+        if key == "fvu" or kind != "random":
+            series += size_series(_one_line(values), words, colour=3 + number)
+    note = "Mean over the dictionaries of a model; controls of one architecture and seed."
     return Plot(title, PARAMETERS, label, series, log_y=key == "delta_ce", note=note)
+
+
+def _one_line(values: Sequence[Of]) -> list[Of]:
+    """Those of the architecture with the most sizes, of its first seed."""
+    groups = by_architecture(values)
+    found = next(iter(groups.values()), [])
+    return [v for v in found if v.member.seed == found[0].member.seed]
 
 
 def _earlier(members: Sequence[Member], rows: Sequence[Row]) -> Plot:

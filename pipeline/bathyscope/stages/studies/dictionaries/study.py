@@ -31,6 +31,7 @@ from bathyscope.stages.studies.verdicts import (
     member_rows,
     spread,
     trend_verdict,
+    trends_told,
 )
 from bathyscope.values import Json
 
@@ -137,7 +138,7 @@ def _verdicts(config: Config, members: Sequence[Member], rows: Sequence[Row]) ->
                 config,
                 wanted="rises",
                 unit=unit,
-                controls=_controls(members, untrained, rows, key, protocol),
+                controls=_controls(config, members, untrained, rows, key, protocol),
                 doubt=_doubt(key, protocol),
                 would_change="A slope whose interval reaches 0 with more sizes, or the opposite "
                 "sign where dictionaries are trained to convergence.",
@@ -183,6 +184,7 @@ def _is_of(kind: str, ks: set[int], row: Row) -> bool:
 
 
 def _controls(
+    config: Config,
     members: Sequence[Member],
     untrained: Sequence[Member],
     rows: Sequence[Row],
@@ -201,6 +203,8 @@ def _controls(
     told.append(
         f"models without training {spread(v.value for v in means(untrained, rows, key, chosen))}"
     )
+    if key == "fvu":
+        told += trends_told("models without training", means(untrained, rows, key, chosen), config)
     own = spread(v.value for v in means(carrying, rows, key, chosen))
     return f"Dictionaries {own}; {'; '.join(told)}."
 
