@@ -179,6 +179,15 @@ def member_rows(members: Iterable[Member]) -> list[Json]:
     ]
 
 
+def training_told(members: Sequence[Member]) -> str:
+    """How much training goes with the size, which is a reason of its own for a trend."""
+    ordered = sorted(members, key=lambda m: m.parameters)
+    known = [m.tokens / m.parameters for m in ordered if m.tokens is not None]
+    if len(known) < 2 or f"{known[0]:.3g}" == f"{known[-1]:.3g}":
+        return ""
+    return f"Tokens per parameter go from {known[0]:.3g} (smallest) to {known[-1]:.3g} (largest)."
+
+
 def spread(values: Iterable[float]) -> str:
     """Smallest to largest, as a control is told."""
     found = [v for v in values if v is not None and np.isfinite(v)]

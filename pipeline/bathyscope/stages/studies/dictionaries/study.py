@@ -30,6 +30,7 @@ from bathyscope.stages.studies.verdicts import (
     means,
     member_rows,
     spread,
+    training_told,
     trend_verdict,
     trends_told,
 )
@@ -139,7 +140,7 @@ def _verdicts(config: Config, members: Sequence[Member], rows: Sequence[Row]) ->
                 wanted="rises",
                 unit=unit,
                 controls=_controls(config, members, untrained, rows, key, protocol),
-                doubt=_doubt(key, protocol),
+                doubt=f"{_doubt(key, protocol)} {training_told(carrying)}".rstrip(),
                 would_change="A slope whose interval reaches 0 with more sizes, or the opposite "
                 "sign where dictionaries are trained to convergence.",
             )

@@ -21,6 +21,7 @@ from bathyscope.stages.studies.verdicts import (
     judged,
     means,
     spread,
+    training_told,
     trend_of,
     trend_verdict,
 )
@@ -136,7 +137,7 @@ def trends(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> li
                 wanted=claim.wanted,
                 unit=claim.unit,
                 controls=_controls(config, claim, alike, rows),
-                doubt=f"{claim.doubt} {_trained_for(judged(alike))}".rstrip(),
+                doubt=f"{claim.doubt} {training_told(judged(alike))}".rstrip(),
                 would_change=claim.would_change,
             )
     return found
@@ -216,12 +217,3 @@ def _slope(config: Config, values: Sequence[Of]) -> str:
     if shown is None:
         return ""
     return f" ({shown.per_decade.estimate:+.3g} per tenfold parameters)".replace("-", "−")
-
-
-def _trained_for(members: Sequence[Member]) -> str:
-    """How much training goes with the size, which is a reason of its own for a trend."""
-    ordered = sorted(members, key=lambda m: m.parameters)
-    known = [m.tokens / m.parameters for m in ordered if m.tokens is not None]
-    if len(known) < 2 or f"{known[0]:.3g}" == f"{known[-1]:.3g}":
-        return ""
-    return f"Tokens per parameter go from {known[0]:.3g} (smallest) to {known[-1]:.3g} (largest)."

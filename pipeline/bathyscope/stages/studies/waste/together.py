@@ -9,7 +9,7 @@ from typing import NamedTuple
 from bathyscope.config import Config
 from bathyscope.pages.study_data import Verdict
 from bathyscope.stages.studies.member import Member
-from bathyscope.stages.studies.verdicts import Row, by_architecture, trend_of
+from bathyscope.stages.studies.verdicts import Row, by_architecture, training_told, trend_of
 from bathyscope.stages.studies.waste.methods import METHODS, WEIGHTS, Method
 from bathyscope.stages.studies.waste.shares import (
     SPARES_NONE,
@@ -60,6 +60,11 @@ def together(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> 
                 shown.append(Shown(method, trend))
         if shown:
             made = _verdict(architecture, shown, _controls_of_all(members, rows))
+            if seen := training_told(
+                [v.member for v in groups[shown[0].method.name][architecture]]
+            ):
+                told = "Weights that saw little text may hold little, whatever the size."
+                made = replace(made, doubt=f"{made.doubt} {seen} {told}")
             if left_out:
                 told = f"Not counted: {', '.join(left_out)}. {SPARES_NONE}"
                 made = replace(made, doubt=f"{made.doubt} {told}")
