@@ -38,7 +38,8 @@ from bathyscope.stores.objects import Objects
 from bathyscope.values import Json, Receipt, Unit, UnitPlan
 
 NAME = "study"
-SEMANTICS = 1
+SEMANTICS = 2
+"""Of what is concluded; each study has one of its own for what it measures."""
 _RESULTS, _FAILED = "results", "failed"
 logger = logging.getLogger(__name__)
 
