@@ -98,9 +98,11 @@ def saved_lines(config: Config, chosen: Any, members: Sequence[Member]) -> list[
             dictionaries += len(needed)
             saved += _took(history, name) * min(len(needed) / max(there, 1), 1.0)
     took = duration(history[-1].get("seconds", 0.0))
-    found = f"found done: {harvests} harvests and {dictionaries} dictionaries"
-    once = f", which once took {duration(saved)}" if saved else ""
-    return [f"steps      {len(done)} done in {took}; {found}{once}"]
+    found = ""
+    if harvests:
+        found = f"; found done: {harvests} harvests and {dictionaries} dictionaries"
+        found += f", which once took {duration(saved)}" if saved else ""
+    return [f"steps      {len(done)} done in {took}{found}"]
 
 
 def _took(history: Sequence[Any], name: str) -> float:
