@@ -47,6 +47,9 @@ def study(
     failed: dict[str, str] = {}
 
     def note(step: Step, error: BathyscopeError) -> None:
+        if not step.subject:
+            # What all members read.
+            raise error
         failed[step.subject] = f"{type(error).__name__}: {error}"
         screen.line(f"FAILED    {step.name}: {failed[step.subject]}")
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bathyscope.commands.study import study
 from bathyscope.config import Config
-from bathyscope.errors import ConfigError, MissingArtifact
+from bathyscope.errors import ConfigError, CorpusError, MissingArtifact
 from bathyscope.stages.studies.family import corpus_run, family_of, sequence_length, table_row
 from bathyscope.stages.studies.member_runs import (
     Size,
@@ -78,6 +79,18 @@ def test_dictionaries_of_both_protocols_come_once_each(tiny_study: Make) -> None
     own = with_dictionary(config, Size(64, 4, 1))
     assert own.dictionary.name == "topk-64-k4-seed1"
     assert (own.train.tokens, own.train.seed, own.dictionary.k) == (20 * 64, 1, 4)
+
+
+def test_a_corpus_that_cannot_be_made_ends_the_study(tiny_study: Make, tiny_model: Path) -> None:
+    config = tiny_study(
+        "dictionary_scaling",
+        family__kind="members",
+        family__members=[{"name": "a", "path": str(tiny_model)}],
+        family__run=None,
+        data__paths=["nowhere.jsonl"],
+    )
+    with pytest.raises(CorpusError, match=r"nowhere\.jsonl"):
+        study(config, lambda line: None)
 
 
 def test_listed_members_are_any_models(tiny_study: Make, tiny_model: Path) -> None:

@@ -50,7 +50,7 @@ STUDY: dict[str, Any] = {
     "study__batch_rows": 128,
     "study__resamples": 20,
 }
-PHOTOGRAPHS = str(Path(__file__).parents[2] / "pictures")
+PHOTOGRAPHS = str(Path(__file__).parents[3] / "pictures")
 
 
 def asked(config: Config) -> tuple[bool, str]:

@@ -44,7 +44,7 @@ SETTINGS: dict[str, Any] = {
     "study__held_out_tokens": 1200,
     "study__splice_tokens": 1200,
 }
-PHOTOGRAPHS = str(Path(__file__).parents[2] / "pictures")
+PHOTOGRAPHS = str(Path(__file__).parents[3] / "pictures")
 
 
 def said(config: Config) -> tuple[bool, str]:
@@ -155,7 +155,7 @@ def test_a_second_call_finds_everything_done(studied: tuple[Config, str]) -> Non
     whole, text = said(config)
     assert whole
     assert [path.stat().st_mtime_ns for path in results] == before
-    assert re.search(r"steps      0 done in \S+ s, 10 found done", text)
+    assert re.search(r"steps      0 done in \S+ s$", text)
 
 
 def test_another_budget_is_measured_anew(studied: tuple[Config, str]) -> None:
