@@ -54,7 +54,7 @@ SEE_CONFIG = {
 """Lower floors take plain arguments, never a config object."""
 BARE_ROOMS = (
     "kernels", "models", "dictionaries", "training", "metrics", "attribution", "evaluation",
-    "features",
+    "features", "studies",
 )  # fmt: skip
 """What must run on a GPU machine that has torch and little else."""
 NOT_ON_BARE_MACHINES = (
