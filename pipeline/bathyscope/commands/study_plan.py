@@ -14,6 +14,7 @@ from bathyscope.runs.run import ACTIVATIONS, DICTIONARIES, Run
 from bathyscope.stages.model import describe_model
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.member_runs import Size, run_of
+from bathyscope.stages.studies.verdicts import counted
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def plan_lines(config: Config, chosen: Any, members: Sequence[Member]) -> list[s
         f"study      {chosen.NAME}: {chosen.TITLE}",
         f"family     {len(members)} models, {untrained} of them untrained: "
         f"{', '.join(sorted({m.architecture for m in members}))}; {millions(sizes[0])} to "
-        f"{millions(sizes[-1])} parameters in {len(sizes)} sizes, {len(seeds)} seeds; "
+        f"{millions(sizes[-1])} parameters in {counted(len(sizes), 'size')}, "
+        f"{counted(len(seeds), 'seed')}; "
         f"{sum(len(m.checkpoints) for m in members)} checkpoints",
     ]
     if harvests:

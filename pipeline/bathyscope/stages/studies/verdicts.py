@@ -188,6 +188,11 @@ def training_told(members: Sequence[Member]) -> str:
     return f"Tokens per parameter go from {known[0]:.3g} (smallest) to {known[-1]:.3g} (largest)."
 
 
+def counted(number: int, noun: str) -> str:
+    """1 seed, 2 seeds."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def spread(values: Iterable[float]) -> str:
     """Smallest to largest, as a control is told."""
     found = [v for v in values if v is not None and np.isfinite(v)]
@@ -212,7 +217,7 @@ def _few(values: Sequence[Of]) -> str:
     sizes = sorted(_sizes(values))
     seeds = len({v.member.seed for v in values})
     decades = np.log10(sizes[-1] / sizes[0])
-    told = f"{len(sizes)} sizes over {decades:.1f} decades, {seeds} seeds."
+    told = f"{len(sizes)} sizes over {decades:.1f} decades, {counted(seeds, 'seed')}."
     if len(sizes) < _FEW_SIZES or seeds < 2:
         told += " Too few to call it a law."
     return told
