@@ -119,8 +119,9 @@ def _took(history: Sequence[Any], name: str) -> float:
 
 def _cost(config: Config, chosen: Any, member: Member) -> Cost:
     own = run_of(config, member)
-    model = describe_model(own)
+    # First of all whether the study is about such a model.
     sizes = chosen.sizes(own, member)
+    model = describe_model(own)
     run = Run(own.url)
     return Cost(
         config=own,

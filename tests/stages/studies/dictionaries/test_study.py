@@ -202,6 +202,13 @@ def test_a_failed_measurement_is_tried_again(
     assert "FAILED" not in text
 
 
+def test_models_of_pictures_are_refused_before_anything_is_made(tiny_study: Make) -> None:
+    config = tiny_study(NAME, data__kind="images")
+    with pytest.raises(ConfigError, match="Of pictures there are superposition"):
+        study(config, lambda line: None)
+    assert not Path(config.url).exists()
+
+
 def test_a_study_of_no_name_is_refused(tiny_study: Make) -> None:
     with pytest.raises(ConfigError, match=r"study\.name is 'sizes'\. One of dictionary_scaling"):
         study(tiny_study("sizes"), lambda line: None)

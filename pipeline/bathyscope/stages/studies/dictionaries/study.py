@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from bathyscope.config import Config
+from bathyscope.errors import ConfigError
 from bathyscope.pages.study_data import StudyPage, Verdict
 from bathyscope.stages.studies.dictionaries.figures import plots, tables
 from bathyscope.stages.studies.dictionaries.fits import fits, latents_for_equal_fvu
@@ -21,7 +22,13 @@ from bathyscope.stages.studies.dictionaries.measures import (
 )
 from bathyscope.stages.studies.family import table_row
 from bathyscope.stages.studies.member import Member
-from bathyscope.stages.studies.member_runs import Size, run_of, sizes_of, width_of
+from bathyscope.stages.studies.member_runs import (
+    Size,
+    rows_are_tokens,
+    run_of,
+    sizes_of,
+    width_of,
+)
 from bathyscope.stages.studies.study import Subject, Tell
 from bathyscope.stages.studies.verdicts import (
     Row,
@@ -70,7 +77,16 @@ SOURCES = (
 
 
 def sizes(config: Config, member: Member) -> list[Size]:
-    """Both protocols' dictionaries; `config` is that of the member's run."""
+    """Both protocols' dictionaries; `config` is that of the member's run.
+
+    Raises `ConfigError` for models of pictures, which have no loss of text.
+    """
+    if not rows_are_tokens(config):
+        raise ConfigError(
+            f"study.name is {NAME}, which measures losses of text, and data.kind is "
+            f"{config.data.kind}. Of pictures there are superposition, universality and "
+            "wasted_weights."
+        )
     return sizes_of(config, width_of(config))
 
 
