@@ -15,7 +15,8 @@ from bathyscope.runs.run import STUDIES, Run
 from bathyscope.stages import sweep as sweep_stage
 from bathyscope.stages.studies.family import family_of
 from bathyscope.stages.studies.member import Member
-from bathyscope.stages.studies.member_runs import run_of, trained
+from bathyscope.stages.studies.member_runs import run_of
+from bathyscope.stages.studies.needs import Need, needs_of
 from bathyscope.stages.studies.pages import page_of
 from bathyscope.stages.studies.registry import study_of
 from bathyscope.stages.study import Studied
@@ -73,24 +74,31 @@ def _steps(config: Config, members: Sequence[Member], failed: dict[str, str]) ->
 
 
 def _steps_of(config: Config, member: Member, failed: dict[str, str]) -> Iterator[Step]:
-    """Corpus, harvest and dictionaries of a member, as far as the study needs them."""
-    name, own = member.name, run_of(config, member)
-    yield Step(f"{name}: corpus", "corpus", own, subject=name)
+    """Corpus, harvests and dictionaries of a member, as far as the study needs them."""
+    name = member.name
+    yield Step(f"{name}: corpus", "corpus", run_of(config, member), subject=name)
     if name in failed:
         return
-    sizes = study_of(config).sizes(own, member)
-    if sizes is None:
+    for need in needs_of(config, study_of(config), member):
+        yield from _steps_for(need, name, failed)
+        if name in failed:
+            return
+
+
+def _steps_for(need: Need, name: str, failed: dict[str, str]) -> Iterator[Step]:
+    """One of its runs: what is harvested, and what is trained on that."""
+    if need.kind:
+        yield Step(f"{name}: {need.step('corpus')}", "corpus", need.config, subject=name)
+    yield Step(f"{name}: {need.step('harvest')}", "harvest", need.config, subject=name)
+    if name in failed or not need.dictionaries:
         return
-    yield Step(f"{name}: harvest", "harvest", own, subject=name)
-    if name in failed or not sizes:
-        return
-    swept = trained(own, sizes)
+    swept = need.sweep()
     if not sweep_stage.units(swept).plan.num_units:
         return
-    yield Step(f"{name}: dictionaries", "sweep", swept, subject=name)
+    yield Step(f"{name}: {need.step('dictionaries')}", "sweep", swept, subject=name)
     if name not in failed:
-        manifest = Run(own.url).manifest(f"{sweep_stage.SWEEPS}/{own.sweep.name}")
-        for error in manifest.facts["errors"].values():
+        sweep = f"{sweep_stage.SWEEPS}/{need.config.sweep.name}"
+        for error in Run(need.config.url).manifest(sweep).facts["errors"].values():
             failed[name] = error
 
 

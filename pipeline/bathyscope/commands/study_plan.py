@@ -13,17 +13,18 @@ from bathyscope.errors import MissingArtifact
 from bathyscope.runs.run import ACTIVATIONS, DICTIONARIES, Run
 from bathyscope.stages.model import describe_model
 from bathyscope.stages.studies.member import Member
-from bathyscope.stages.studies.member_runs import Size, run_of
+from bathyscope.stages.studies.member_runs import run_of
+from bathyscope.stages.studies.needs import Need, needs_of
+from bathyscope.stages.studies.study import Study
 from bathyscope.stages.studies.verdicts import counted
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a member needs, and how much of it is there."""
+    """What one run of a member takes, and how much of it is there."""
 
-    config: Config
+    need: Need
     width: int
-    sizes: list[Size] | None
     harvested: bool
     trained: int
     num_bytes: int
@@ -31,17 +32,19 @@ class Cost:
     @property
     def training_operations(self) -> float:
         """Of dictionaries that are left: 6 per latent, dimension and row; no selection."""
-        run = Run(self.config.url)
-        left = [s for s in self.sizes or () if not _there(run, f"{DICTIONARIES}/{s.name}")]
-        per = self.config.study.tokens_per_latent
-        return sum(6.0 * s.num_latents * self.width * per * s.num_latents for s in left)
+        run = Run(self.need.config.url)
+        left = [
+            config
+            for config in self.need.dictionaries
+            if not _there(run, f"{DICTIONARIES}/{config.dictionary.name}")
+        ]
+        return sum(6.0 * c.dictionary.num_latents * self.width * c.train.tokens for c in left)
 
 
-def plan_lines(config: Config, chosen: Any, members: Sequence[Member]) -> list[str]:
+def plan_lines(config: Config, chosen: Study, members: Sequence[Member]) -> list[str]:
     """The lines that come before anything is computed."""
-    costs = [_cost(config, chosen, member) for member in members]
-    harvests = [c for c in costs if c.sizes is not None]
-    wanted = sum(len(c.sizes or ()) for c in costs)
+    costs = _costs(config, chosen, members)
+    wanted = sum(len(c.need.dictionaries) for c in costs)
     seeds = {m.seed for m in members}
     sizes = sorted({m.parameters for m in members})
     untrained = sum(not m.trained for m in members)
@@ -54,12 +57,12 @@ def plan_lines(config: Config, chosen: Any, members: Sequence[Member]) -> list[s
         f"{counted(len(seeds), 'seed')}; "
         f"{sum(len(m.checkpoints) for m in members)} checkpoints",
     ]
-    if harvests:
-        there = sum(c.harvested for c in harvests)
+    if costs:
+        there = sum(c.harvested for c in costs)
         tokens = study.train_tokens + study.held_out_tokens
         lines.append(
-            f"harvests   {len(harvests)} of {tokens:,} tokens each, {there} there already; "
-            f"{size(sum(c.num_bytes for c in harvests if not c.harvested))} of disk"
+            f"harvests   {len(costs)} of {tokens:,} tokens each, {there} there already; "
+            f"{size(sum(c.num_bytes for c in costs if not c.harvested))} of disk"
         )
     if wanted:
         lines.append(
@@ -69,16 +72,15 @@ def plan_lines(config: Config, chosen: Any, members: Sequence[Member]) -> list[s
     return lines
 
 
-def check_room(config: Config, chosen: Any, members: Sequence[Member]) -> None:
+def check_room(config: Config, chosen: Study, members: Sequence[Member]) -> None:
     """Raise `DiskSpaceError` where the disk does not hold what is left."""
-    costs = [_cost(config, chosen, member) for member in members]
-    left = sum(c.num_bytes for c in costs if c.sizes is not None and not c.harvested)
+    left = sum(c.num_bytes for c in _costs(config, chosen, members) if not c.harvested)
     own = run_of(config, members[0])
     needed = estimate(own, describe_model(own))
     check_disk(config, replace(needed, activations=left, latents=0))
 
 
-def saved_lines(config: Config, chosen: Any, members: Sequence[Member]) -> list[str]:
+def saved_lines(config: Config, chosen: Study, members: Sequence[Member]) -> list[str]:
     """What this call did, and what it found done: how long that took when it was made.
 
     Of a training that made more dictionaries than this study needs, the share of these is counted.
@@ -89,16 +91,15 @@ def saved_lines(config: Config, chosen: Any, members: Sequence[Member]) -> list[
     harvests = dictionaries = 0
     saved = 0.0
     for member in members:
-        needed = chosen.sizes(run_of(config, member), member)
-        if needed is None:
-            continue
-        if f"{member.name}: harvest" not in done:
-            harvests, saved = harvests + 1, saved + _took(history, f"{member.name}: harvest")
-        name = f"{member.name}: dictionaries"
-        if needed and name not in done:
-            there = len(Run(run_of(config, member).url).dictionaries)
-            dictionaries += len(needed)
-            saved += _took(history, name) * min(len(needed) / max(there, 1), 1.0)
+        for need in needs_of(config, chosen, member):
+            harvest = f"{member.name}: {need.step('harvest')}"
+            if harvest not in done:
+                harvests, saved = harvests + 1, saved + _took(history, harvest)
+            trained = f"{member.name}: {need.step('dictionaries')}"
+            if need.dictionaries and trained not in done:
+                there = len(Run(need.config.url).dictionaries)
+                dictionaries += len(need.dictionaries)
+                saved += _took(history, trained) * min(len(need.dictionaries) / max(there, 1), 1.0)
     took = duration(history[-1].get("seconds", 0.0))
     found = ""
     if harvests:
@@ -117,19 +118,19 @@ def _took(history: Sequence[Any], name: str) -> float:
     return float(sum(found))
 
 
-def _cost(config: Config, chosen: Any, member: Member) -> Cost:
-    own = run_of(config, member)
-    # First of all whether the study is about such a model.
-    sizes = chosen.sizes(own, member)
-    model = describe_model(own)
-    run = Run(own.url)
+def _costs(config: Config, chosen: Study, members: Sequence[Member]) -> list[Cost]:
+    """Of every run that the study needs; refuses first of all what it is not about."""
+    return [_cost(need) for member in members for need in needs_of(config, chosen, member)]
+
+
+def _cost(need: Need) -> Cost:
+    model, run = describe_model(need.config), Run(need.config.url)
     return Cost(
-        config=own,
+        need=need,
         width=model.shape.widths[0],
-        sizes=sizes,
         harvested=_there(run, ACTIVATIONS),
-        trained=sum(_there(run, f"{DICTIONARIES}/{s.name}") for s in sizes or ()),
-        num_bytes=estimate(own, model).activations,
+        trained=sum(_there(run, f"{DICTIONARIES}/{name}") for name in need.names),
+        num_bytes=estimate(need.config, model).activations,
     )
 
 

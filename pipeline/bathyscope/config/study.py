@@ -41,6 +41,8 @@ class StudyConfig:
     widths: list[int] = option([128, 256, 512], "latents, where F is held equal")
     ks: list[int] = option([4, 8, 16], "L0 of these")
     seeds: list[int] = option([0, 1], "initial weights of the dictionaries")
+    transcoder_expansion: int = positive(8, "latents per dimension of the transcoder of each block")
+    transcoder_k: int = positive(16, "L0 of these")
     tokens_per_latent: int = positive(400, "training rows of a dictionary for each of its latents")
     batch_rows: int = positive(512, "rows of a step of a dictionary")
     lr: float = positive(3e-3, "peak learning rate of the dictionaries")

@@ -31,6 +31,7 @@ from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.stages.studies.family import family_of
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.member_runs import run_of
+from bathyscope.stages.studies.needs import needs_of
 from bathyscope.stages.studies.pages import put_index, put_study
 from bathyscope.stages.studies.registry import study_of
 from bathyscope.stages.studies.study import Study, Subject
@@ -182,11 +183,13 @@ def _inputs(config: Config, study: Study, member: Member) -> Json:
     }
     run = Run(own.url)
     found["corpus"] = digest(run.manifest(CORPUS).identity)
-    sizes = study.sizes(own, member)
-    if sizes is not None:
-        found["activations"] = digest(run.manifest(ACTIVATIONS).identity)
-        found["dictionaries"] = [
-            run.manifest(f"{DICTIONARIES}/{size.name}").facts["weights_digest"] for size in sizes
+    for need in needs_of(config, study, member):
+        # Those of the member's own run stand by themselves.
+        within = found.setdefault(need.kind, {}) if need.kind else found
+        made = Run(need.config.url)
+        within["activations"] = digest(made.manifest(ACTIVATIONS).identity)
+        within["dictionaries"] = [
+            made.manifest(f"{DICTIONARIES}/{name}").facts["weights_digest"] for name in need.names
         ]
     return found
 

@@ -6,15 +6,14 @@ All studies of one folder share them: a harvest serves many dictionaries, and th
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import NamedTuple
 
-from bathyscope.config import Config, DictionaryConfig
+from bathyscope.config import Config, DictionaryConfig, TrainConfig
 from bathyscope.stages.inputs import is_of_images
 from bathyscope.stages.model import describe_model, num_blocks
 from bathyscope.stages.studies.family import corpus_run, sequence_length
 from bathyscope.stages.studies.member import Checkpoint, Member
-from bathyscope.stages.sweep import Swept
 
 MODELS = "models"
 
@@ -58,29 +57,27 @@ def at_checkpoint(config: Config, member: Member, checkpoint: Checkpoint) -> Con
     return replace(run_of(config, member), model=checkpoint.model)
 
 
-def trained(config: Config, sizes: list[Size]) -> Swept:
-    """All dictionaries of those sizes, as a sweep trains them; `config` is a member's run."""
-    settings = {f.name: getattr(config, f.name) for f in fields(Config)}
-    configs = [with_dictionary(config, size) for size in sizes]
-    return Swept(**{**settings, "force": True}, dictionaries=configs)
-
-
 def with_dictionary(config: Config, size: Size) -> Config:
-    """The configuration of one of them: TopK, with rows in proportion to its latents."""
-    study = config.study
+    """The configuration of one dictionary of a member: TopK."""
     dictionary = DictionaryConfig(
         name=size.name, num_latents=size.num_latents, k=size.k, activation="topk"
     )
-    train = replace(
+    train = training_of(config, size.num_latents, size.seed)
+    return replace(config, dictionary=dictionary, train=train)
+
+
+def training_of(config: Config, num_latents: int, seed: int) -> TrainConfig:
+    """How the dictionaries of studies are trained: with rows in proportion to their latents."""
+    study = config.study
+    return replace(
         config.train,
-        tokens=max(study.tokens_per_latent * size.num_latents, study.batch_rows),
+        tokens=max(study.tokens_per_latent * num_latents, study.batch_rows),
         batch_rows=study.batch_rows,
         lr=study.lr,
-        seed=size.seed,
+        seed=seed,
         checkpoint_steps=0,
         calibration_rows=0,
     )
-    return replace(config, dictionary=dictionary, train=train)
 
 
 def sizes_at_equal_ratio(config: Config, width: int) -> list[Size]:

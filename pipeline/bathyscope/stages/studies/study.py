@@ -35,9 +35,12 @@ class Study(Protocol):
     """A module of `bathyscope.stages.studies` that is one study."""
 
     NAME: str
+    TITLE: str
     SEMANTICS: int
     SETTINGS: Sequence[str]
     """Fields of `study` that decide its results."""
+    TRANSCODERS: bool
+    """Whether it reads a transcoder of each block, which `transcoders.transcoder_run_of` has."""
 
     def sizes(self, config: Config, member: Member) -> list[Size]:
         """Dictionaries that a member needs; `config` is that of its run. None: no harvest."""

@@ -51,6 +51,7 @@ QUESTION = (
 )
 SEMANTICS = 1
 SETTINGS = ("splice_tokens", "resamples", "seed", "held_out_tokens")
+TRANSCODERS = False
 EQUAL_RATIO, EQUAL_COUNT = "equal_ratio", "equal_count"
 DEFINITIONS = {
     "fvu": "Σ‖x - x̂‖² / Σ‖x - x̄‖² over all held-out rows but first positions.",

@@ -38,6 +38,7 @@ TITLE = "Superposition in models of growing size, and at equal loss"
 QUESTION = "Do larger models hold more directions per dimension, and do they still at equal loss?"
 SEMANTICS = 1
 SETTINGS = ("splice_tokens", "train_tokens", "seed")
+TRANSCODERS = False
 QUANTITIES = (
     Quantity(
         "unembedding_centred", "overlap_times_width", "overlap × width of unembedding rows", "lower"

@@ -43,6 +43,7 @@ QUESTION = (
 )
 SEMANTICS = 1
 SETTINGS = ("held_out_tokens", "seed", "expansions", "k_shares", "seeds")
+TRANSCODERS = False
 DEFINITIONS = {
     "cka": "Debiased linear CKA, HSIC₁(X,Y) / √(HSIC₁(X,X) HSIC₁(Y,Y)); about 0 for unrelated "
     "rows. cka_biased is the plain form, cka_gaussian_floor its value for independent Gaussians.",
