@@ -167,9 +167,11 @@ def _without(config: Config) -> tuple[Sequence[str], str]:
 
 
 def _module(config: Config, stage: str) -> str:
-    """The module of a stage, by the kind of dictionary."""
+    """The module of a stage, by the dictionary."""
     if stage == "evaluate" and config.dictionary.kind == "crosscoder":
         stage = "evaluate_crosscoder"
+    if stage == "train" and config.dictionary.run is not None:
+        stage = "shared_dictionary"
     return f"bathyscope.stages.{stage}"
 
 

@@ -13,6 +13,12 @@ class DictionaryConfig:
     """The sparse dictionary."""
 
     name: str = option("main", "its folder in the run; another name keeps both")
+    run: str | None = option(
+        None, "run whose dictionary of this name is read where it lies; null trains one"
+    )
+    digest: str | None = option(
+        None, "digest of the weights that it must have (weights_digest of its manifest)"
+    )
     kind: str = option(
         "autoencoder",
         "autoencoder, transcoder, skip_transcoder, crosscoder or cross_layer_transcoder",

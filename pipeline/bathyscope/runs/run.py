@@ -28,7 +28,7 @@ from bathyscope.values import Json
 FORMAT_VERSION = 1
 CORPUS = "corpus.zarr"
 SHARED = "shared"
-"""Where a corpus' manifest says that its items lie in another run."""
+"""Where a manifest says that the corpus or the dictionary lies in another run."""
 ACTIVATIONS = "activations.zarr"
 DICTIONARIES = "dictionaries"
 LATENTS = "latents.zarr"
@@ -201,6 +201,9 @@ class Run:
 
     def _dictionary(self, name: str) -> AnyDictionary:
         facts = self.manifest(f"{DICTIONARIES}/{name}").facts
+        shared = facts.get(SHARED)
+        if shared is not None:
+            return Run(shared["run"])._pinned(shared["name"], facts["weights_digest"], self.url)
         folder = self.objects.at(f"{DICTIONARIES}/{name}")
         weights = folder.get(facts["weights_key"])
         if xxhash.xxh3_128_hexdigest(weights) != facts["weights_digest"]:
@@ -210,6 +213,15 @@ class Run:
                 "force=true."
             )
         return from_files(folder.get(facts["config_key"]), weights)
+
+    def _pinned(self, name: str, weights_digest: str, reader: str) -> AnyDictionary:
+        """A dictionary that another run reads. Raises `StoreError` where it is another by now."""
+        if self.manifest(f"{DICTIONARIES}/{name}").facts["weights_digest"] != weights_digest:
+            raise StoreError(
+                f"{reader} reads dictionary {name} of {self.url}, and that was trained anew since. "
+                "Put the old one back, or choose another url."
+            )
+        return self._dictionary(name)
 
     def _latents(self, name: str) -> Latents:
         artifact = f"{LATENTS}/{name}"
