@@ -191,6 +191,7 @@ def test_configs_stay_on_the_upper_floors() -> None:
         (("rich",), r"pipeline/bathyscope/commands/\w+\.py"),
         (("transformers", "accelerate", "tokenizers"), r"pipeline/bathyscope/models/\w+\.py"),
         (("datasets",), r"pipeline/bathyscope/corpora/\w+\.py"),
+        (("igraph",), r"pipeline/bathyscope/studies/communities\.py"),
         (("pickle", "dill", "cloudpickle", "joblib"), r"(?!)"),
     ],
 )
@@ -304,7 +305,7 @@ def test_what_is_imported_is_a_dependency() -> None:
     """A library that only comes along with another one may go with its next version."""
     project = pyproject()["project"]
     given = [*project["dependencies"], *project["optional-dependencies"]["gguf"]]
-    for extra in ("hf", "images", "wandb"):
+    for extra in ("communities", "hf", "images", "wandb"):
         given += project["optional-dependencies"][extra]
     names = {re.split(r"[^\w.-]", line)[0].lower().replace("-", "_") for line in given}
     names = {{"hydra_core": "hydra", "pillow": "PIL"}.get(name, name) for name in names}
