@@ -165,7 +165,9 @@ def test_numbers_that_must_be_above_zero(name: str) -> None:
     for value in (0, -1):
         with pytest.raises(ConfigError, match=rf"^{name} is {value}\. A number above 0"):
             validate(with_value(name, value))
-    validate(with_value(name, 1))
+    # These two have bounds of their own, which a share and a number of graphs need.
+    fine = {"study.false_edges": 0.1, "study.null_graphs": 2}
+    validate(with_value(name, fine.get(name, 1)))
 
 
 @pytest.mark.parametrize("name", NOT_NEGATIVE)
@@ -266,6 +268,9 @@ def test_choices_that_are_text(name: str, wanted: str) -> None:
         ({"study__shares": [math.nan]}, r"study\.shares is \[nan\]"),
         ({"study__bits": [8, 1]}, r"study\.bits is \[8, 1\]\. Different numbers from 2 to 8"),
         ({"study__bits": []}, r"study\.bits is \[\]"),
+        ({"study__false_edges": 1.0}, r"study\.false_edges is 1\.0\. A share below 1"),
+        ({"study__null_graphs": 1}, r"study\.null_graphs is 1\. At least 2 are wanted"),
+        ({"study__neighbours": 0}, r"study\.neighbours"),
         ({"hooks__points": []}, r"hooks\.points is not set"),
         ({"url": ""}, r"url is not set"),
         (

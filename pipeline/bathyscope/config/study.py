@@ -31,7 +31,9 @@ class FamilyConfig:
 class StudyConfig:
     """A question that is asked of a family of models."""
 
-    name: str = option("", "dictionary_scaling, superposition, universality or wasted_weights")
+    name: str = option(
+        "", "dictionary_scaling, superposition, universality, wasted_weights or factoring"
+    )
     train_tokens: int = positive(262_144, "training tokens of each model that are harvested")
     held_out_tokens: int = positive(32_768, "held-out tokens of each model")
     depth: float = positive(0.5, "share of the blocks before the hook point, equal for all models")
@@ -53,5 +55,8 @@ class StudyConfig:
     )
     bits: list[int] = option([8, 6, 5, 4, 3, 2], "to which weights are rounded")
     budget_nats: float = positive(0.05, "by which a loss may rise for what counts as removable")
+    neighbours: int = positive(16, "latents that fire most surely with a latent, kept as its edges")
+    false_edges: float = positive(0.05, "share of edges of a graph of latents that may be chance")
+    null_graphs: int = positive(20, "graphs of each null model")
     resamples: int = positive(1000, "bootstrap resamples")
     seed: int = not_negative(0, "of resamples, samples and random controls")

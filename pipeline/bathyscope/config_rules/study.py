@@ -30,6 +30,7 @@ def check(config: Config) -> None:
             "the number of latents cannot be."
         )
     _check_removal(config)
+    _check_graphs(config)
     if len(set(study.seeds)) < max(len(study.seeds), 1) or min(study.seeds, default=-1) < 0:
         raise ConfigError(
             f"study.seeds is {list(study.seeds)}. One or more different numbers from 0 on are "
@@ -47,3 +48,17 @@ def _check_removal(config: Config) -> None:
         )
     if not bits or len(set(bits)) < len(bits) or not all(2 <= b <= 8 for b in bits):
         raise ConfigError(f"study.bits is {list(bits)}. Different numbers from 2 to 8 are wanted.")
+
+
+def _check_graphs(config: Config) -> None:
+    """How graphs of latents are made, and what they are held against."""
+    study = config.study
+    if study.false_edges >= 1:
+        raise ConfigError(
+            f"study.false_edges is {study.false_edges}. A share below 1 is wanted, such as 0.05."
+        )
+    if study.null_graphs < 2:
+        raise ConfigError(
+            f"study.null_graphs is {study.null_graphs}. At least 2 are wanted, and 20 or more to "
+            "tell how far chance goes."
+        )

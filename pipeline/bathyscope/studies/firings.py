@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -152,8 +152,9 @@ def keys_of(firings: Firings, start: int, stop: int) -> Integers:
     the time.
     """
     fits = firings.num_latents**2 * max(firings.num_clusters, 1) < 1 << 30
-    latents = firings.latents.astype(np.int32) if fits else firings.latents
-    clusters = firings.clusters.astype(latents.dtype)[:, None]
+    kind: type[np.signedinteger[Any]] = np.int32 if fits else np.int64
+    latents = firings.latents.astype(kind)
+    clusters = firings.clusters.astype(kind)[:, None]
     wanted = (latents >= start) & (latents < stop)
     found = []
     for apart in range(1, latents.shape[1]):

@@ -1,0 +1,1 @@
+"""Study: do larger models fall apart into more, and more separate, modules?"""
