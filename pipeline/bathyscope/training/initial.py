@@ -58,11 +58,19 @@ def initialise(
             # All processes look at the same latents of the part.
             some = next(_directions(min(totals[number], BLOCK_LATENTS), part.d_in, seed, first))[1]
             part.b_enc.fill_(part.activation.prepare(rows @ some.to(rows).T))
-    _fit_scale(dictionary, x, y, mesh)
+    fit_scale(dictionary, x=x, y=y, mesh=mesh)
 
 
-def _fit_scale(dictionary: AnyDictionary, x: Tensor, y: Tensor, mesh: Mesh) -> None:
-    """Scale the latents by s = Σ u·(y - b_dec) / Σ u·u, u what they decode to."""
+@torch.no_grad()
+def fit_scale(dictionary: AnyDictionary, *, x: Tensor, y: Tensor, mesh: Mesh | None = None) -> None:
+    """Scale the latents by s = Σ u·(y - b_dec) / Σ u·u, u what they decode to.
+
+    `x` [n, d_in] and `y` [n, d_out] are training rows, scaled as in training; the first 1,024 are
+    taken. Nothing changes where s would not be above 0.
+    """
+    like = dictionary.parts[0].W_enc
+    x, y = (t[:_SAMPLE_ROWS].to(like) for t in (x, y))
+    mesh = mesh or Single()
     assert dictionary.b_dec is not None
     centre = dictionary.b_dec if dictionary.subtracts_b_dec else None
     held = torch.tensor([part.num_latents for part in dictionary.parts])
