@@ -32,7 +32,9 @@ class StudyConfig:
     """A question that is asked of a family of models."""
 
     name: str = option(
-        "", "dictionary_scaling, superposition, universality, wasted_weights or factoring"
+        "",
+        "dictionary_scaling, superposition, universality, wasted_weights, second_model "
+        "or factoring",
     )
     train_tokens: int = positive(262_144, "training tokens of each model that are harvested")
     held_out_tokens: int = positive(32_768, "held-out tokens of each model")
@@ -58,5 +60,11 @@ class StudyConfig:
     neighbours: int = positive(16, "latents that fire most surely with a latent, kept as its edges")
     false_edges: float = positive(0.05, "share of edges of a graph of latents that may be chance")
     null_graphs: int = positive(20, "graphs of each null model")
+    start_tokens: int = positive(
+        102_400, "training rows that a dictionary sees from each start (second_model)"
+    )
+    map_tokens: list[int] = option(
+        [1024, 4096, 16384], "training rows on which maps between two models are fitted"
+    )
     resamples: int = positive(1000, "bootstrap resamples")
     seed: int = not_negative(0, "of resamples, samples and random controls")

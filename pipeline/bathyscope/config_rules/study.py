@@ -31,6 +31,7 @@ def check(config: Config) -> None:
         )
     _check_removal(config)
     _check_graphs(config)
+    _check_starts(config)
     if len(set(study.seeds)) < max(len(study.seeds), 1) or min(study.seeds, default=-1) < 0:
         raise ConfigError(
             f"study.seeds is {list(study.seeds)}. One or more different numbers from 0 on are "
@@ -61,4 +62,25 @@ def _check_graphs(config: Config) -> None:
         raise ConfigError(
             f"study.null_graphs is {study.null_graphs}. At least 2 are wanted, and 20 or more to "
             "tell how far chance goes."
+        )
+
+
+def _check_starts(config: Config) -> None:
+    """What a study of the second model fits its maps on."""
+    given, most = config.study.map_tokens, config.study.start_tokens
+    asked = config.study.name == "second_model"
+    if not given or len(set(given)) < len(given) or min(given) < 3:
+        raise ConfigError(
+            f"study.map_tokens is {list(given)}. One or more different numbers from 3 on are "
+            "wanted, and better several rows for each dimension of the models."
+        )
+    if asked and max(given) > config.study.train_tokens:
+        raise ConfigError(
+            f"study.map_tokens is {list(given)} and study.train_tokens is "
+            f"{config.study.train_tokens}. A map cannot be fitted on more than is harvested."
+        )
+    if asked and most < 16 * config.study.batch_rows:
+        raise ConfigError(
+            f"study.start_tokens is {most} and study.batch_rows is {config.study.batch_rows}. At "
+            "least sixteen steps are wanted: a sixteenth of them is the earliest loss to reach."
         )

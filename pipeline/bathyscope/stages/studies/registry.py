@@ -8,13 +8,21 @@ from bathyscope.config import Config
 from bathyscope.errors import ConfigError
 from bathyscope.stages.studies.dictionaries import study as dictionary_scaling
 from bathyscope.stages.studies.factoring import study as factoring
+from bathyscope.stages.studies.second import study as second_model
 from bathyscope.stages.studies.superposition import study as superposition
 from bathyscope.stages.studies.universality import study as universality
 from bathyscope.stages.studies.waste import study as wasted_weights
 
 STUDIES: dict[str, Any] = {
     each.NAME: each
-    for each in (dictionary_scaling, superposition, universality, wasted_weights, factoring)
+    for each in (
+        dictionary_scaling,
+        superposition,
+        universality,
+        wasted_weights,
+        second_model,
+        factoring,
+    )
 }
 """Modules with what `bathyscope.stages.studies.study.Study` asks for."""
 

@@ -1,0 +1,1 @@
+"""Study: does a dictionary of one model make that of the next one cheaper?"""

@@ -1,0 +1,362 @@
+"""Plots and tables of the study of the second model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bathyscope.config import Config
+from bathyscope.pages.lines import Reference
+from bathyscope.pages.series import Series
+from bathyscope.pages.study_data import Plot, Table
+from bathyscope.stages.studies.second.curves import LEVELS
+from bathyscope.stages.studies.second.pairs import COMPARISONS, TRAINED, UNTRAINED, comparison_of
+from bathyscope.stages.studies.second.protocols import (
+    EQUAL_COUNT,
+    PROTOCOLS,
+    map_tokens,
+    middle,
+)
+from bathyscope.stages.studies.second.reach import mean_curve, of
+from bathyscope.stages.studies.second.spreads import ratio_of, spread_of
+from bathyscope.stages.studies.second.starts import (
+    ITSELF,
+    MAPPED,
+    PCA,
+    ROTATED_COVARIANCE,
+    SCRATCH,
+    SHUFFLED,
+    STARTS,
+)
+from bathyscope.stages.studies.second.verdicts import SHARE
+from bathyscope.stages.studies.verdicts import Row
+from bathyscope.values import Json
+
+_TOKENS = "rows of the target, those of the map counted"
+_RATIO = "times fewer tokens than from scratch"
+_SAME = (Reference("as many as from scratch", 1.0),)
+_BARS = "Geometric means over pairs; bars are 95 % intervals over targets."
+Lines = Sequence[tuple[str, list[Row]]]
+
+
+def plots(config: Config, rows: Sequence[Row], records: Sequence[Row]) -> list[Plot]:
+    """Curves of the smallest and largest targets, then ratios by loss, by map and by size.
+
+    `rows` are measured, `records` what follows from them; both of models that carry verdicts.
+    """
+    equal = of(rows, protocol=EQUAL_COUNT)
+    own = of(records, protocol=EQUAL_COUNT)
+    found = [_curves(config, some, title) for title, some in _targets(equal)]
+    return [
+        *found,
+        _by_loss(config, own),
+        _by_map(config, own),
+        _by_size(config, own),
+        _at_the_end(config, own),
+    ]
+
+
+def tables(config: Config, rows: Sequence[Row], records: Sequence[Row]) -> list[Table]:
+    """Means by start and source, then each pair."""
+    found = [_means(config, of(records, protocol=p), words) for p, words in PROTOCOLS.items()]
+    return [*found, _maps(config, rows), _pairs(config, of(records, protocol=EQUAL_COUNT))]
+
+
+def _targets(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Rows of the smallest and the largest targets of the architecture with the most rows."""
+    if not rows:
+        return []
+    names = [row["architecture"] for row in rows]
+    name = max(dict.fromkeys(names), key=names.count)
+    some = of(rows, architecture=name)
+    sizes = sorted({row["parameters"] for row in some})
+    return [
+        (f"{name}, {size:,} parameters", of(some, parameters=size))
+        for size in dict.fromkeys((sizes[0], sizes[-1]))
+    ]
+
+
+def _curves(config: Config, rows: Sequence[Row], title: str) -> Plot:
+    lines: list[tuple[str, list[Row]]] = [("from scratch", of(rows, start=SCRATCH))]
+    some = of(rows, map_tokens=middle(map_tokens(config)))
+    mapped = of(some, start=MAPPED)
+    for kind in (*TRAINED, UNTRAINED):
+        lines.append((f"from {COMPARISONS[kind]}", [r for r in mapped if comparison_of(r) == kind]))
+    trained = [r for r in some if r["source"] is not None and comparison_of(r) in TRAINED]
+    lines.append(("principal directions", of(some, start=PCA)))
+    lines.append(("turned, covariance kept", of(trained, start=ROTATED_COVARIANCE)))
+    lines.append(("its own, another seed", of(rows, start=ITSELF)))
+    series = []
+    for number, (label, own) in enumerate(lines):
+        curve = mean_curve(own)
+        if curve is None:
+            continue
+        before = own[0]["map_tokens"]
+        points = [(t + before, v) for t, v in zip(*curve, strict=True) if t + before > 0]
+        series.append(_series(label, points, number, line=True))
+    return Plot(
+        f"Held-out FVU on the way: {title}",
+        _TOKENS,
+        "FVU",
+        series,
+        log_y=True,
+        note=f"Means over pairs and seeds. A curve with a map begins at the rows that it was "
+        f"fitted on, {middle(map_tokens(config)):,}, before its first step.",
+    )
+
+
+def _by_loss(config: Config, records: Sequence[Row]) -> Plot:
+    n = middle(map_tokens(config))
+    mapped = of(records, start=MAPPED, map_tokens=n)
+    lines: list[tuple[str, list[Row]]] = [
+        (f"from {COMPARISONS[kind]}", of(mapped, comparison=kind)) for kind in (*TRAINED, UNTRAINED)
+    ]
+    some = of(records, map_tokens=n)
+    lines.append(("principal directions", of(some, start=PCA)))
+    turned = of(some, start=ROTATED_COVARIANCE, comparison=TRAINED)
+    lines.append(("turned, covariance kept", turned))
+    lines.append(("map of shuffled rows", of(some, start=SHUFFLED, comparison=TRAINED)))
+    lines.append(("its own, another seed", of(records, start=ITSELF)))
+    return _ratios(
+        config,
+        "Times fewer tokens, by the loss to reach",
+        "loss to reach: that of scratch after this share of its training",
+        [(label, [(s, of(own, share=s)) for s in LEVELS]) for label, own in lines],
+    )
+
+
+def _by_map(config: Config, records: Sequence[Row]) -> Plot:
+    own = of(records, start=MAPPED, share=SHARE, comparison=TRAINED)
+    by_n = [(n, of(own, map_tokens=n)) for n in map_tokens(config)]
+    principal = of(records, start=PCA, share=SHARE)
+    lines = [
+        ("mapped, rows of the map counted", by_n, "saving"),
+        ("mapped, rows of the map not counted", by_n, "saving_in_training"),
+        (
+            "principal directions, their rows counted",
+            [(n, of(principal, map_tokens=n)) for n in map_tokens(config)],
+            "saving",
+        ),
+    ]
+    series = [
+        _with_bars(config, words, points, number, key)
+        for number, (words, points, key) in enumerate(lines)
+    ]
+    return Plot(
+        f"Times fewer tokens, by the rows of the map, at a share of {SHARE:g}",
+        "rows that the map, or the directions, were fitted on",
+        _RATIO,
+        series,
+        log_y=True,
+        note=f"All trained sources. {_BARS}",
+        references=_SAME,
+    )
+
+
+def _by_size(config: Config, records: Sequence[Row]) -> Plot:
+    n = middle(map_tokens(config))
+    own = of(records, share=SHARE, map_tokens=n)
+    lines = [
+        (f"{name}, from {COMPARISONS[kind]}", of(own, start=MAPPED, comparison=kind), name)
+        for name in dict.fromkeys(r["architecture"] for r in own)
+        for kind in (*TRAINED, UNTRAINED)
+    ]
+    points = [
+        (label, [(float(s), of(r, architecture=name, parameters=s)) for s in _sizes(r, name)])
+        for label, r, name in lines
+    ]
+    return _ratios(
+        config,
+        f"Times fewer tokens, by the size of the target, at a share of {SHARE:g}",
+        "parameters of the target, embeddings included",
+        points,
+    )
+
+
+def _at_the_end(config: Config, records: Sequence[Row]) -> Plot:
+    n = middle(map_tokens(config))
+    own = of(records, share=SHARE)
+    lines: list[tuple[str, list[Row]]] = [
+        (f"from {COMPARISONS[kind]}", of(own, start=MAPPED, map_tokens=n, comparison=kind))
+        for kind in (*TRAINED, UNTRAINED)
+    ]
+    lines.append(("principal directions", of(own, start=PCA, map_tokens=n)))
+    lines.append(("its own, another seed", of(own, start=ITSELF)))
+    series = []
+    for number, (label, some) in enumerate(lines):
+        known = [r for r in some if r["final_difference"] is not None]
+        sizes = sorted({r["parameters"] for r in known})
+        means = [
+            float(np.mean([r["final_difference"] for r in of(known, parameters=s)])) for s in sizes
+        ]
+        points = list(zip(sizes, means, strict=True))
+        series.append(_series(label, points, number, line=False))
+    return Plot(
+        "Held-out FVU at the end of the training, less that from scratch",
+        "parameters of the target, embeddings included",
+        "FVU, difference",
+        series,
+        note="Below 0 the start is still ahead. Means over pairs, seeds and architectures.",
+        references=(Reference("as from scratch", 0.0),),
+    )
+
+
+def _ratios(
+    config: Config,
+    title: str,
+    x_label: str,
+    lines: Sequence[tuple[str, list[tuple[float, list[Row]]]]],
+) -> Plot:
+    series = [
+        _with_bars(config, label, points, number) for number, (label, points) in enumerate(lines)
+    ]
+    some = [each for each in series if each.points]
+    return Plot(title, x_label, _RATIO, some, log_y=True, note=_BARS, references=_SAME)
+
+
+def _with_bars(
+    config: Config,
+    label: str,
+    points: Sequence[tuple[float, list[Row]]],
+    number: int,
+    key: str = "saving",
+) -> Series:
+    known = [(x, ratio_of(records, config, key)) for x, records in points if records]
+    return _series(
+        label,
+        [(x, found.value) for x, found in known],
+        number,
+        line=len(known) > 1,
+        lows=[_end(found.low) for _, found in known],
+        highs=[_end(found.high) for _, found in known],
+    )
+
+
+_COLOURS = 6
+
+
+def _series(
+    label: str,
+    points: Sequence[tuple[float, float]],
+    number: int,
+    *,
+    line: bool,
+    lows: Sequence[float | None] = (),
+    highs: Sequence[float | None] = (),
+) -> Series:
+    """Colours come again after six: then dashed, with another shape."""
+    return Series(
+        label,
+        list(points),
+        colour=number,
+        marker=number,
+        dashed=number // _COLOURS,
+        markers=True,
+        line=line,
+        lows=lows,
+        highs=highs,
+    )
+
+
+def _means(config: Config, records: Sequence[Row], words: str) -> Table:
+    found: list[Json] = []
+    for start, told in STARTS.items():
+        for kind in (None, *COMPARISONS):
+            for n in [0, *map_tokens(config)]:
+                some = of(records, start=start, comparison=kind, map_tokens=n)
+                if some:
+                    found.append(_mean_row(config, some, told, kind, n))
+    columns = (
+        ("start", "start", "text"),
+        ("source", "source", "text"),
+        ("map_tokens", "rows of the map", "number"),
+        ("pairs", "pairs", "number"),
+        ("saving", f"at {SHARE:g}: {_RATIO}", "interval"),
+        ("in_training", "rows of the map not counted", "interval"),
+        ("early", f"at {LEVELS[0]:g}", "interval"),
+        ("late", f"at {LEVELS[-1]:g}", "interval"),
+        ("never", f"never at {SHARE:g}", "number"),
+        ("start_fvu", "FVU before the first step", "number"),
+        ("final", "FVU at the end, less scratch", "interval"),
+    )
+    return Table(
+        f"Times fewer tokens than from scratch, at {words}: geometric means, intervals over "
+        f"targets, at the loss that scratch has after a share of its training",
+        columns,
+        found,
+    )
+
+
+def _mean_row(config: Config, records: Sequence[Row], told: str, kind: str | None, n: int) -> Json:
+    own = of(records, share=SHARE)
+    final = spread_of(own, "final_difference", config)
+    return {
+        "start": told,
+        "source": "none" if kind is None else COMPARISONS[kind],
+        "map_tokens": n,
+        "pairs": len(own),
+        "saving": _ends(ratio_of(own, config)),
+        "in_training": _ends(ratio_of(own, config, "saving_in_training")),
+        "early": _ends(ratio_of(of(records, share=LEVELS[0]), config)),
+        "late": _ends(ratio_of(of(records, share=LEVELS[-1]), config)),
+        "never": sum(r["censored"] == "never" for r in own),
+        "start_fvu": float(np.mean([r["start_fvu"] for r in own])),
+        "final": _ends(final),
+    }
+
+
+def _maps(config: Config, rows: Sequence[Row]) -> Table:
+    mapped = of(rows, start=MAPPED, protocol=EQUAL_COUNT)
+    found: list[Json] = []
+    for kind, words in COMPARISONS.items():
+        own = [r for r in mapped if comparison_of(r) == kind]
+        if own:
+            line: Json = {"source": words, "pairs": len({(r["source"], r["target"]) for r in own})}
+            for n in map_tokens(config):
+                line[str(n)] = _ends(spread_of(of(own, map_tokens=n), "map_fvu", config))
+            found.append(line)
+    columns = [("source", "source", "text"), ("pairs", "pairs", "number")]
+    columns += [(str(n), f"{n:,} rows", "interval") for n in map_tokens(config)]
+    return Table("Held-out FVU of the linear map itself, by its rows", columns, found)
+
+
+def _pairs(config: Config, records: Sequence[Row]) -> Table:
+    n = middle(map_tokens(config))
+    own = of(records, start=MAPPED, map_tokens=n, share=SHARE)
+    found = [
+        {
+            **{name: r[name] for name in ("target", "source", "tokens", "scratch_tokens")},
+            "comparison": COMPARISONS[r["comparison"]],
+            "censored": {"never": "never", "start": "before the first step"}.get(r["censored"], ""),
+            "ratio": 2 ** r["saving"],
+            "start_fvu": r["start_fvu"],
+            "final": r["final_difference"],
+        }
+        for r in own
+    ]
+    columns = (
+        ("target", "target", "text"),
+        ("source", "source", "text"),
+        ("comparison", "the source is", "text"),
+        ("scratch_tokens", "rows from scratch", "number"),
+        ("tokens", "rows of training, mapped", "number"),
+        ("censored", "reached", "text"),
+        ("ratio", "times fewer, map counted", "number"),
+        ("start_fvu", "FVU before the first step", "number"),
+        ("final", "FVU at the end, less scratch", "number"),
+    )
+    return Table(f"Each pair, map of {n:,} rows, at a share of {SHARE:g}", columns, found)
+
+
+def _sizes(records: Sequence[Row], architecture: str) -> list[int]:
+    return sorted({r["parameters"] for r in of(records, architecture=architecture)})
+
+
+def _ends(found: tuple[float, float, float]) -> tuple[float | None, float | None, float | None]:
+    value, low, high = (_end(v) for v in found)
+    return value, low, high
+
+
+def _end(value: float) -> float | None:
+    return float(f"{value:.3g}") if np.isfinite(value) else None
