@@ -30,8 +30,14 @@ from bathyscope.stages.studies.second.measures import measure_pair
 from bathyscope.stages.studies.second.pairs import comparison_of, subjects_of
 from bathyscope.stages.studies.second.protocols import EQUAL_COUNT, EQUAL_RATIO, size_of
 from bathyscope.stages.studies.second.reach import against, reaches
-from bathyscope.stages.studies.second.spreads import censored_told, ratio_of, spread_of
+from bathyscope.stages.studies.second.spreads import (
+    censored_told,
+    over_models_of,
+    ratio_of,
+    spread_of,
+)
 from bathyscope.stages.studies.second.starts import Start
+from bathyscope.stages.studies.second.told import verdict
 from bathyscope.stages.studies.second.verdicts import verdicts
 from bathyscope.stages.studies.study import Subject
 from support import changed
@@ -111,16 +117,17 @@ def test_the_page_has_every_claim_with_its_controls(studied: tuple[Config, str])
     config, text = studied
     page = StudyPage.from_dict(Run(config.url).study(NAME))
     assert len(page.verdicts) >= 10
-    for verdict in page.verdicts:
-        assert verdict.controls
-        assert verdict.doubt
-        assert verdict.would_change
-        assert verdict.claim in " ".join(text.split())
+    for each in page.verdicts:
+        assert each.controls
+        assert each.doubt
+        assert each.would_change
+        assert each.claim in " ".join(text.split())
     first = page.verdicts[0]
     assert "another seed of the same size" in first.claim
     assert first.low <= first.value <= first.high  # type: ignore[operator]
     assert "4 pairs of 4 targets, 2 sizes, 2 seeds. Too few to call it a law." in first.doubt
     assert "Tokens per parameter go from" in first.doubt
+    assert "With each model left out in turn, as source and as target" in first.doubt
     for words in ("Without the rows of the map", "without training", "principal directions"):
         assert words in first.controls
     [architectures] = [v for v in page.verdicts if "another architecture" in v.claim]
@@ -377,3 +384,22 @@ def test_held_out_rows_are_not_those_of_the_map(studied: tuple[Config, str]) -> 
     first = opened.train_rows(1024)
     assert not bool((held[:, None] == first[None]).all(-1).any())
     assert torch.isfinite(held).all()
+
+
+def test_a_claim_has_to_hold_with_each_model_left_out_too() -> None:
+    def pair(source: str, target: str, saving: float) -> dict[str, Any]:
+        return {"source": source, "target": target, "saving": saving}
+
+    # Two seeds of four sizes, each the other's source: as if there were eight, there are four.
+    savings = (0.1, 0.2, 0.3, 1.6)
+    both = [(f"{n}a", f"{n}b", s) for n, s in enumerate(savings)]
+    records = [pair(a, b, s) for a, b, s in both] + [pair(b, a, s) for a, b, s in both]
+    by_target = ratio_of(records, changed(Config(), study__resamples=500))
+    wide = over_models_of(records)
+    assert wide.value == pytest.approx(by_target.value)
+    assert by_target.low > 1 > wide.low
+    told = {"architecture": "l", "parameters": 1, "model_seed": 0, "censored": ""}
+    found = verdict("c", by_target, [{**r, **told} for r in records], controls="", would_change="")
+    assert found.answer == "not shown"
+    assert "has to hold by both" in found.doubt
+    assert math.isnan(over_models_of([{**r, "source": None} for r in records]).low)

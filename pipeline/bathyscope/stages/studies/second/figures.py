@@ -1,4 +1,4 @@
-"""Plots and tables of the study of the second model."""
+"""Plots of the study of the second model: curves, and how many times fewer tokens."""
 
 from __future__ import annotations
 
@@ -9,17 +9,12 @@ import numpy as np
 from bathyscope.config import Config
 from bathyscope.pages.lines import Reference
 from bathyscope.pages.series import Series
-from bathyscope.pages.study_data import Plot, Table
+from bathyscope.pages.study_data import Plot
 from bathyscope.stages.studies.second.curves import LEVELS
 from bathyscope.stages.studies.second.pairs import COMPARISONS, TRAINED, UNTRAINED, comparison_of
-from bathyscope.stages.studies.second.protocols import (
-    EQUAL_COUNT,
-    PROTOCOLS,
-    map_tokens,
-    middle,
-)
+from bathyscope.stages.studies.second.protocols import EQUAL_COUNT, map_tokens, middle
 from bathyscope.stages.studies.second.reach import mean_curve, of
-from bathyscope.stages.studies.second.spreads import ratio_of, spread_of
+from bathyscope.stages.studies.second.spreads import ratio_of, short
 from bathyscope.stages.studies.second.starts import (
     ITSELF,
     MAPPED,
@@ -27,11 +22,9 @@ from bathyscope.stages.studies.second.starts import (
     ROTATED_COVARIANCE,
     SCRATCH,
     SHUFFLED,
-    STARTS,
 )
-from bathyscope.stages.studies.second.verdicts import SHARE
+from bathyscope.stages.studies.second.told import SHARE
 from bathyscope.stages.studies.verdicts import Row
-from bathyscope.values import Json
 
 _TOKENS = "rows of the target, those of the map counted"
 _RATIO = "times fewer tokens than from scratch"
@@ -55,12 +48,6 @@ def plots(config: Config, rows: Sequence[Row], records: Sequence[Row]) -> list[P
         _by_size(config, own),
         _at_the_end(config, own),
     ]
-
-
-def tables(config: Config, rows: Sequence[Row], records: Sequence[Row]) -> list[Table]:
-    """Means by start and source, then each pair."""
-    found = [_means(config, of(records, protocol=p), words) for p, words in PROTOCOLS.items()]
-    return [*found, _maps(config, rows), _pairs(config, of(records, protocol=EQUAL_COUNT))]
 
 
 def _targets(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
@@ -228,8 +215,8 @@ def _with_bars(
         [(x, found.value) for x, found in known],
         number,
         line=len(known) > 1,
-        lows=[_end(found.low) for _, found in known],
-        highs=[_end(found.high) for _, found in known],
+        lows=[short(found.low) for _, found in known],
+        highs=[short(found.high) for _, found in known],
     )
 
 
@@ -259,104 +246,5 @@ def _series(
     )
 
 
-def _means(config: Config, records: Sequence[Row], words: str) -> Table:
-    found: list[Json] = []
-    for start, told in STARTS.items():
-        for kind in (None, *COMPARISONS):
-            for n in [0, *map_tokens(config)]:
-                some = of(records, start=start, comparison=kind, map_tokens=n)
-                if some:
-                    found.append(_mean_row(config, some, told, kind, n))
-    columns = (
-        ("start", "start", "text"),
-        ("source", "source", "text"),
-        ("map_tokens", "rows of the map", "number"),
-        ("pairs", "pairs", "number"),
-        ("saving", f"at {SHARE:g}: {_RATIO}", "interval"),
-        ("in_training", "rows of the map not counted", "interval"),
-        ("early", f"at {LEVELS[0]:g}", "interval"),
-        ("late", f"at {LEVELS[-1]:g}", "interval"),
-        ("never", f"never at {SHARE:g}", "number"),
-        ("start_fvu", "FVU before the first step", "number"),
-        ("final", "FVU at the end, less scratch", "interval"),
-    )
-    return Table(
-        f"Times fewer tokens than from scratch, at {words}: geometric means, intervals over "
-        f"targets, at the loss that scratch has after a share of its training",
-        columns,
-        found,
-    )
-
-
-def _mean_row(config: Config, records: Sequence[Row], told: str, kind: str | None, n: int) -> Json:
-    own = of(records, share=SHARE)
-    final = spread_of(own, "final_difference", config)
-    return {
-        "start": told,
-        "source": "none" if kind is None else COMPARISONS[kind],
-        "map_tokens": n,
-        "pairs": len(own),
-        "saving": _ends(ratio_of(own, config)),
-        "in_training": _ends(ratio_of(own, config, "saving_in_training")),
-        "early": _ends(ratio_of(of(records, share=LEVELS[0]), config)),
-        "late": _ends(ratio_of(of(records, share=LEVELS[-1]), config)),
-        "never": sum(r["censored"] == "never" for r in own),
-        "start_fvu": float(np.mean([r["start_fvu"] for r in own])),
-        "final": _ends(final),
-    }
-
-
-def _maps(config: Config, rows: Sequence[Row]) -> Table:
-    mapped = of(rows, start=MAPPED, protocol=EQUAL_COUNT)
-    found: list[Json] = []
-    for kind, words in COMPARISONS.items():
-        own = [r for r in mapped if comparison_of(r) == kind]
-        if own:
-            line: Json = {"source": words, "pairs": len({(r["source"], r["target"]) for r in own})}
-            for n in map_tokens(config):
-                line[str(n)] = _ends(spread_of(of(own, map_tokens=n), "map_fvu", config))
-            found.append(line)
-    columns = [("source", "source", "text"), ("pairs", "pairs", "number")]
-    columns += [(str(n), f"{n:,} rows", "interval") for n in map_tokens(config)]
-    return Table("Held-out FVU of the linear map itself, by its rows", columns, found)
-
-
-def _pairs(config: Config, records: Sequence[Row]) -> Table:
-    n = middle(map_tokens(config))
-    own = of(records, start=MAPPED, map_tokens=n, share=SHARE)
-    found = [
-        {
-            **{name: r[name] for name in ("target", "source", "tokens", "scratch_tokens")},
-            "comparison": COMPARISONS[r["comparison"]],
-            "censored": {"never": "never", "start": "before the first step"}.get(r["censored"], ""),
-            "ratio": 2 ** r["saving"],
-            "start_fvu": r["start_fvu"],
-            "final": r["final_difference"],
-        }
-        for r in own
-    ]
-    columns = (
-        ("target", "target", "text"),
-        ("source", "source", "text"),
-        ("comparison", "the source is", "text"),
-        ("scratch_tokens", "rows from scratch", "number"),
-        ("tokens", "rows of training, mapped", "number"),
-        ("censored", "reached", "text"),
-        ("ratio", "times fewer, map counted", "number"),
-        ("start_fvu", "FVU before the first step", "number"),
-        ("final", "FVU at the end, less scratch", "number"),
-    )
-    return Table(f"Each pair, map of {n:,} rows, at a share of {SHARE:g}", columns, found)
-
-
 def _sizes(records: Sequence[Row], architecture: str) -> list[int]:
     return sorted({r["parameters"] for r in of(records, architecture=architecture)})
-
-
-def _ends(found: tuple[float, float, float]) -> tuple[float | None, float | None, float | None]:
-    value, low, high = (_end(v) for v in found)
-    return value, low, high
-
-
-def _end(value: float) -> float | None:
-    return float(f"{value:.3g}") if np.isfinite(value) else None

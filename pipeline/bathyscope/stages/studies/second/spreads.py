@@ -10,6 +10,7 @@ import numpy as np
 
 from bathyscope.config import Config
 from bathyscope.errors import FitError
+from bathyscope.stages.studies.universality.intervals import mean_of, over_models
 from bathyscope.stages.studies.verdicts import Row, counted
 from bathyscope.studies.intervals import Rows, bootstrap
 
@@ -70,6 +71,8 @@ def ratio_of(records: Sequence[Row], config: Config, key: str = "saving") -> Spr
 
 def count_told(records: Sequence[Row]) -> str:
     """How many pairs, targets, sizes and seeds are behind a figure, and whether these are few."""
+    if not records:
+        return ""
     sizes = {(r["architecture"], r["parameters"]) for r in records}
     seeds = {r["model_seed"] for r in records}
     targets = {r["target"] for r in records}
@@ -80,6 +83,31 @@ def count_told(records: Sequence[Row]) -> str:
     if len(sizes) < _FEW_SIZES or len(seeds) < 2:
         told += " Too few to call it a law."
     return told
+
+
+def over_models_of(records: Sequence[Row]) -> Spread:
+    """The ratio of pairs with each model left out in turn, as a source may serve several targets.
+
+    Two seeds of a size are each the other's source. NaN for fewer than three models, and for
+    starts that have no source.
+    """
+    pairs = [
+        {**r, "model_a": r["source"], "model_b": r["target"]}
+        for r in records
+        if r["source"] is not None and r["saving"] is not None
+    ]
+    found = over_models(pairs, mean_of("saving"))
+    return Spread(found.value, found.low, found.high).as_ratio
+
+
+def over_models_told(found: Spread) -> str:
+    """That interval in words; empty where there is none."""
+    if math.isnan(found.low):
+        return ""
+    return (
+        "With each model left out in turn, as source and as target, the interval is "
+        f"[{found.low:.3g}, {found.high:.3g}]; a claim has to hold by both."
+    )
 
 
 def censored_told(records: Sequence[Row]) -> str:
@@ -100,3 +128,8 @@ def censored_told(records: Sequence[Row]) -> str:
     if start:
         told.append(f"{start} of {len(records)} had it before the first step.")
     return " ".join(told)
+
+
+def short(value: float) -> float | None:
+    """Three digits, as tables and plots have them; None for what is not finite."""
+    return float(f"{value:.3g}") if math.isfinite(value) else None

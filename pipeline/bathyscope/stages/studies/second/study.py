@@ -16,13 +16,15 @@ from bathyscope.pages.study_data import StudyPage
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.member_runs import Size, rows_are_tokens, width_of
 from bathyscope.stages.studies.second.curves import LEVELS, MOST_HELD_OUT
-from bathyscope.stages.studies.second.figures import plots, tables
+from bathyscope.stages.studies.second.figures import plots
 from bathyscope.stages.studies.second.measures import measure_pair, measure_target
 from bathyscope.stages.studies.second.pairs import COMPARISONS, NEAR, TRAINED, subjects_of
 from bathyscope.stages.studies.second.protocols import map_tokens, middle, sizes_needed
 from bathyscope.stages.studies.second.reach import judged, reaches
-from bathyscope.stages.studies.second.starts import ITSELF, MAPPED, PCA
-from bathyscope.stages.studies.second.verdicts import SHARE, Judged, verdicts
+from bathyscope.stages.studies.second.starts import MAPPED, PCA
+from bathyscope.stages.studies.second.tables import tables
+from bathyscope.stages.studies.second.told import SHARE, Judged
+from bathyscope.stages.studies.second.verdicts import verdicts
 from bathyscope.stages.studies.study import Subject, Tell
 from bathyscope.stages.studies.verdicts import Row, member_rows
 from bathyscope.values import Json
@@ -144,7 +146,7 @@ def _answer(config: Config, records: Sequence[Row]) -> str:
     return (
         f"Times fewer tokens than from scratch, to the loss that scratch has at half of its "
         f"training, those of the map counted: from {', '.join(kinds)}; from principal directions "
-        f"{own.told(PCA)}; from the target's own dictionary of another seed {own.told(ITSELF)}."
+        f"{own.told(PCA)}; {own.itself_told()}."
     )
 
 
@@ -197,8 +199,8 @@ def _protocol(config: Config, rows: Sequence[Row]) -> list[tuple[str, str]]:
         (
             "Intervals",
             "95 % over targets: drawn with replacement from 8 on with all of their pairs, left out "
-            "in turn below. Two targets may have one source. Overfitted models, on either side, "
-            "carry no verdict.",
+            "in turn below. As models are sources of each other, a ratio of pairs has to hold with "
+            "each model left out in turn too. Overfitted models, on either side, carry no verdict.",
         ),
         *_failed(rows),
     ]

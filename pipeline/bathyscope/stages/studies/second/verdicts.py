@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,20 +17,9 @@ from bathyscope.stages.studies.second.pairs import (
     TRAINED,
     UNTRAINED,
 )
-from bathyscope.stages.studies.second.protocols import (
-    EQUAL_COUNT,
-    EQUAL_RATIO,
-    map_tokens,
-    middle,
-)
-from bathyscope.stages.studies.second.reach import against, judged, of
-from bathyscope.stages.studies.second.spreads import (
-    Spread,
-    censored_told,
-    count_told,
-    ratio_of,
-    spread_of,
-)
+from bathyscope.stages.studies.second.protocols import EQUAL_RATIO, map_tokens
+from bathyscope.stages.studies.second.reach import against
+from bathyscope.stages.studies.second.spreads import Spread, censored_told, ratio_of, spread_of
 from bathyscope.stages.studies.second.starts import (
     ITSELF,
     MAPPED,
@@ -42,38 +30,9 @@ from bathyscope.stages.studies.second.starts import (
     SHUFFLED,
     TIED,
 )
+from bathyscope.stages.studies.second.told import Judged, answer_of_sign, sentence, verdict
 from bathyscope.stages.studies.verdicts import Of, Row, training_told, trend_verdict
 from bathyscope.stages.studies.verdicts import judged as judged_members
-
-SHARE = 1 / 2
-"""Of the training from scratch: the loss that it has there is the one that verdicts are about."""
-_TIMES = "times fewer tokens, those of the map counted"
-
-
-class Judged:
-    """The records that verdicts are made of, by one protocol and loss."""
-
-    def __init__(self, config: Config, records: Sequence[Row], protocol: str = EQUAL_COUNT) -> None:
-        self.config = config
-        self.n = middle(map_tokens(config))
-        self._all = of(judged(records), protocol=protocol)
-        self.records = of(self._all, share=SHARE)
-
-    def at(self, start: str, *comparisons: str, n: int | None = None) -> list[Row]:
-        """Records of a start; those with a map are of the middle number of its rows."""
-        found = of(self.records, start=start)
-        if start not in (SCRATCH, ITSELF):
-            found = of(found, map_tokens=n or self.n)
-        return of(found, comparison=comparisons) if comparisons else found
-
-    def told(self, start: str, *comparisons: str, key: str = "saving") -> str:
-        """The ratio of a start, as a control is told."""
-        return ratio_of(self.at(start, *comparisons), self.config, key).told()
-
-    def at_share(self, share: float, *comparisons: str) -> str:
-        """The ratio of what is mapped, to another loss."""
-        some = of(self._all, share=share, start=MAPPED, map_tokens=self.n, comparison=comparisons)
-        return ratio_of(some, self.config).told()
 
 
 def verdicts(config: Config, members: Sequence[Member], records: Sequence[Row]) -> list[Verdict]:
@@ -85,14 +44,14 @@ def verdicts(config: Config, members: Sequence[Member], records: Sequence[Row]) 
         _than(
             own,
             PCA,
-            "It needs fewer tokens than a start from principal directions of as many rows.",
+            "A mapped start needs fewer tokens than one from principal directions of as many rows.",
             "Principal directions need no other model, and cost as many rows as the map.",
         ),
         _than(
             own,
             ROTATED_COVARIANCE,
-            "It is the latents that help: turned at random with the covariance kept, they need "
-            "more tokens.",
+            "It is the latents that help: turned at random with the covariance kept, a mapped "
+            "start needs more tokens.",
             "The turned start has the same number of directions, lengths and covariance.",
         ),
         _than_untrained(own),
@@ -102,40 +61,6 @@ def verdicts(config: Config, members: Sequence[Member], records: Sequence[Row]) 
     for kind in (SEEDS, SMALLER):
         found += _with_size(own, members, kind)
     return [*found, _at_equal_ratio(config, records)]
-
-
-def answer_of_sign(found: Spread, *, zero: float = 1.0) -> str:
-    """Whether a figure lies above what stands for no difference."""
-    if math.isnan(found.value):
-        return "not measured"
-    if found.low > zero:
-        return "yes"
-    return "no" if found.high < zero else "not shown"
-
-
-def _verdict(
-    claim: str,
-    found: Spread,
-    records: Sequence[Row],
-    *,
-    doubt: str = "",
-    unit: str = _TIMES,
-    answer: str = "",
-    controls: str,
-    would_change: str,
-) -> Verdict:
-    told = [count_told(records), censored_told(records), doubt] if records else [doubt]
-    return Verdict(
-        claim=claim,
-        answer=answer or answer_of_sign(found),
-        value=found.value,
-        low=found.low,
-        high=found.high,
-        unit=unit,
-        controls=controls,
-        doubt=" ".join(filter(None, told)),
-        would_change=would_change,
-    )
 
 
 def _than_scratch(own: Judged, kind: str, doubt: str) -> Verdict:
@@ -154,16 +79,15 @@ def _than_scratch(own: Judged, kind: str, doubt: str) -> Verdict:
         f"source without training {own.told(MAPPED, UNTRAINED)}",
         f"map of shuffled rows {own.told(SHUFFLED, kind)}",
         f"encoder from the decoder {own.told(TIED, kind)}",
-        f"the target's own dictionary of another seed, the most that can be hoped for, "
-        f"{own.told(ITSELF)}",
+        f"the most that can be hoped for: {own.itself_told()}",
         f"one seed from scratch against the mean of all {own.told(SCRATCH)}",
     ]
-    return _verdict(
+    return verdict(
         f"From the dictionary of {COMPARISONS[kind]} a dictionary needs fewer tokens than from "
         "scratch.",
         ratio_of(records, own.config),
         records,
-        controls=_sentence(controls),
+        controls=sentence(controls),
         doubt=f"To the loss that scratch has at half of its training. The source's own training is "
         f"not counted. {doubt}".rstrip(),
         would_change="A ratio whose interval reaches 1 with more sizes, a longer training, or the "
@@ -184,11 +108,11 @@ def _than(own: Judged, start: str, claim: str, doubt: str) -> Verdict:
         f"{ratio_of(against(own.at(MAPPED, kind), own.at(start)), own.config).told()}"
         for kind in (*TRAINED, UNTRAINED)
     ]
-    return _verdict(
+    return verdict(
         claim,
         ratio_of(records, own.config),
         records,
-        controls=_sentence([*by_kind, *told]),
+        controls=sentence([*by_kind, *told]),
         doubt=doubt,
         would_change="A ratio whose interval reaches 1 with another number of rows for both.",
     )
@@ -204,9 +128,9 @@ _WORDS = {
 
 def _than_untrained(own: Judged) -> Verdict:
     records = against(own.at(MAPPED, SEEDS), own.at(MAPPED, UNTRAINED))
-    return _verdict(
-        "It is the source's training that helps: from a source without training of the same size "
-        "it needs more tokens.",
+    return verdict(
+        "It is the source's training that helps: a mapped start from a model of the same size "
+        "without training needs more tokens.",
         ratio_of(records, own.config),
         records,
         controls=f"Another seed {own.told(MAPPED, SEEDS)}, source without training "
@@ -221,7 +145,7 @@ def _than_untrained(own: Judged) -> Verdict:
 
 def _larger_source(own: Judged) -> Verdict:
     records = against(own.at(MAPPED, LARGER), own.at(MAPPED, SMALLER))
-    return _verdict(
+    return verdict(
         "A larger source helps more than a smaller one, for the same target.",
         ratio_of(records, own.config),
         records,
@@ -233,7 +157,7 @@ def _larger_source(own: Judged) -> Verdict:
 
 
 def _ahead_at_the_end(own: Judged) -> Verdict:
-    records = own.at(MAPPED, *TRAINED)
+    records = [{**r, "saving": None, "censored": ""} for r in own.at(MAPPED, *TRAINED)]
     found = spread_of(records, "final_difference", own.config)
     ahead = Spread(-found.value, -found.high, -found.low)
     told = [
@@ -250,13 +174,13 @@ def _ahead_at_the_end(own: Judged) -> Verdict:
             (ITSELF, "its own dictionary of another seed"),
         )
     ]
-    return _verdict(
-        "It is still ahead at the end of the training, not only early.",
+    return verdict(
+        "A mapped start is still ahead at the end of the training, not only early.",
         found,
         records,
         unit="FVU at the end, less that from scratch",
         answer=answer_of_sign(ahead, zero=0.0),
-        controls=_sentence(told),
+        controls=sentence(told),
         doubt="The rate does not fall, so that neither is at its best. Rows of the map are not "
         "counted here: after as many training rows.",
         would_change="A difference that goes to 0 in a longer training.",
@@ -281,7 +205,16 @@ def _with_size(own: Judged, members: Sequence[Member], kind: str) -> list[Verdic
         wanted="rises",
         unit="doublings (log2 of the ratio of tokens)",
         controls=f"Times fewer tokens, by target: {', '.join(ends)}.",
-        doubt=f"{censored_told(records)} {training_told(judged_members(members))}".strip(),
+        doubt=" ".join(
+            filter(
+                None,
+                [
+                    censored_told(records),
+                    "At equal F larger targets have fewer latents for each dimension.",
+                    training_told(judged_members(members)),
+                ],
+            )
+        ),
         would_change="A slope whose interval reaches 0 with more sizes, or at equal tokens per "
         "parameter.",
     )
@@ -291,8 +224,9 @@ def _at_equal_ratio(config: Config, records: Sequence[Row]) -> Verdict:
     own = Judged(config, records, EQUAL_RATIO)
     some = own.at(MAPPED, SMALLER, LARGER)
     beyond = ratio_of(against(some, own.at(ROTATED_COVARIANCE)), config)
-    return _verdict(
-        "At equal F / d and L0 / d too, a dictionary from an adjacent size needs fewer tokens.",
+    return verdict(
+        "At equal F / d and L0 / d too, a dictionary from an adjacent size needs fewer tokens "
+        "than from scratch.",
         ratio_of(some, config),
         some,
         controls=f"From the next smaller size, with the missing latents as from scratch, "
@@ -303,8 +237,3 @@ def _at_equal_ratio(config: Config, records: Sequence[Row]) -> Verdict:
         "source's.",
         would_change="A ratio whose interval reaches 1 with more sizes.",
     )
-
-
-def _sentence(parts: Sequence[str]) -> str:
-    told = "; ".join(parts)
-    return f"{told[:1].upper()}{told[1:]}."
