@@ -257,7 +257,7 @@ def test_tokens_are_counted_by_hand() -> None:
     assert (found["scratch_tokens"], found["cost"]) == (pytest.approx(800), pytest.approx(320))
     assert 2 ** found["saving"] == pytest.approx(2.5)
     assert 2 ** found["saving_in_training"] == pytest.approx(4)
-    assert found["final_difference"] == pytest.approx(-0.1)
+    assert found["ahead"] == pytest.approx(0.1)
     assert found["comparison"] == "seeds"
 
 
@@ -288,7 +288,7 @@ def test_a_training_that_fails_is_no_scratch_and_reaches_nothing() -> None:
         [both[0], {**both[1], "start": "pca"}, both[2]], "mapped"
     )
     found = at_half([scratch, row("mapped", SCRATCH, **broken)], "mapped")
-    assert (found["censored"], found["cost"], found["final_difference"]) == ("never", 1600, None)
+    assert (found["censored"], found["cost"], found["ahead"]) == ("never", 1600, None)
     assert reaches([{**scratch, **broken}, row("mapped", SCRATCH)]) == []
 
 

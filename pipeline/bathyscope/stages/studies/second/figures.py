@@ -29,6 +29,7 @@ from bathyscope.stages.studies.verdicts import Row
 _TOKENS = "rows of the target, those of the map counted"
 _RATIO = "times fewer tokens than from scratch"
 _SAME = (Reference("as many as from scratch", 1.0),)
+_APART = 1.03
 _BARS = "Geometric means over pairs; bars are 95 % intervals over targets."
 Lines = Sequence[tuple[str, list[Row]]]
 
@@ -45,7 +46,7 @@ def plots(config: Config, rows: Sequence[Row], records: Sequence[Row]) -> list[P
         *found,
         _by_loss(config, own),
         _by_map(config, own),
-        _by_size(config, own),
+        *_by_size(config, own),
         _at_the_end(config, own),
     ]
 
@@ -104,12 +105,20 @@ def _by_loss(config: Config, records: Sequence[Row]) -> Plot:
     turned = of(some, start=ROTATED_COVARIANCE, comparison=TRAINED)
     lines.append(("turned, covariance kept", turned))
     lines.append(("map of shuffled rows", of(some, start=SHUFFLED, comparison=TRAINED)))
-    lines.append(("its own, another seed", of(records, start=ITSELF)))
-    return _ratios(
-        config,
+    series = [
+        # Side by side, so that bars do not hide each other.
+        _with_bars(config, label, [(s * _APART**number, of(own, share=s)) for s in LEVELS], number)
+        for number, (label, own) in enumerate(lines)
+    ]
+    return Plot(
         "Times fewer tokens, by the loss to reach",
         "loss to reach: that of scratch after this share of its training",
-        [(label, [(s, of(own, share=s)) for s in LEVELS]) for label, own in lines],
+        _RATIO,
+        [each for each in series if each.points],
+        log_y=True,
+        note=f"{_BARS} Where all have the loss before their first step, the ratio is that of "
+        "rows to the rows of the map.",
+        references=_SAME,
     )
 
 
@@ -141,24 +150,29 @@ def _by_map(config: Config, records: Sequence[Row]) -> Plot:
     )
 
 
-def _by_size(config: Config, records: Sequence[Row]) -> Plot:
-    n = middle(map_tokens(config))
-    own = of(records, share=SHARE, map_tokens=n)
-    lines = [
-        (f"{name}, from {COMPARISONS[kind]}", of(own, start=MAPPED, comparison=kind), name)
-        for name in dict.fromkeys(r["architecture"] for r in own)
-        for kind in (*TRAINED, UNTRAINED)
-    ]
-    points = [
-        (label, [(float(s), of(r, architecture=name, parameters=s)) for s in _sizes(r, name)])
-        for label, r, name in lines
-    ]
-    return _ratios(
-        config,
-        f"Times fewer tokens, by the size of the target, at a share of {SHARE:g}",
-        "parameters of the target, embeddings included",
-        points,
-    )
+def _by_size(config: Config, records: Sequence[Row]) -> list[Plot]:
+    """A plot for each architecture: two seeds of a size are too few for an interval."""
+    own = of(records, share=SHARE, map_tokens=middle(map_tokens(config)), start=MAPPED)
+    found = []
+    for name in dict.fromkeys(r["architecture"] for r in own):
+        series = []
+        for number, kind in enumerate((*TRAINED, UNTRAINED)):
+            some = of(own, architecture=name, comparison=kind)
+            points = sorted((float(r["parameters"]), 2 ** r["saving"]) for r in some)
+            if points:
+                series.append(_series(f"from {COMPARISONS[kind]}", points, number, line=False))
+        found.append(
+            Plot(
+                f"{name}: times fewer tokens, by the size of the target",
+                "parameters of the target, embeddings included",
+                _RATIO,
+                series,
+                log_y=True,
+                note=f"A point is a pair, at a share of {SHARE:g}.",
+                references=_SAME,
+            )
+        )
+    return found
 
 
 def _at_the_end(config: Config, records: Sequence[Row]) -> Plot:
@@ -172,34 +186,19 @@ def _at_the_end(config: Config, records: Sequence[Row]) -> Plot:
     lines.append(("its own, another seed", of(own, start=ITSELF)))
     series = []
     for number, (label, some) in enumerate(lines):
-        known = [r for r in some if r["final_difference"] is not None]
+        known = [r for r in some if r["ahead"] is not None]
         sizes = sorted({r["parameters"] for r in known})
-        means = [
-            float(np.mean([r["final_difference"] for r in of(known, parameters=s)])) for s in sizes
-        ]
+        means = [float(np.mean([r["ahead"] for r in of(known, parameters=s)])) for s in sizes]
         points = list(zip(sizes, means, strict=True))
         series.append(_series(label, points, number, line=False))
     return Plot(
-        "Held-out FVU at the end of the training, less that from scratch",
+        "How far ahead at the end of the training",
         "parameters of the target, embeddings included",
-        "FVU, difference",
+        "held-out FVU from scratch, less this",
         series,
-        note="Below 0 the start is still ahead. Means over pairs, seeds and architectures.",
+        note="Above 0 the start is still ahead. Means over pairs, seeds and architectures.",
         references=(Reference("as from scratch", 0.0),),
     )
-
-
-def _ratios(
-    config: Config,
-    title: str,
-    x_label: str,
-    lines: Sequence[tuple[str, list[tuple[float, list[Row]]]]],
-) -> Plot:
-    series = [
-        _with_bars(config, label, points, number) for number, (label, points) in enumerate(lines)
-    ]
-    some = [each for each in series if each.points]
-    return Plot(title, x_label, _RATIO, some, log_y=True, note=_BARS, references=_SAME)
 
 
 def _with_bars(
@@ -244,7 +243,3 @@ def _series(
         lows=lows,
         highs=highs,
     )
-
-
-def _sizes(records: Sequence[Row], architecture: str) -> list[int]:
-    return sorted({r["parameters"] for r in of(records, architecture=architecture)})

@@ -77,7 +77,7 @@ def _record(row: Row, share: float, scratch: Curve) -> Json:
         "censored": found.censored,
         "saving": math.log2(needed / cost),
         "saving_in_training": math.log2(needed / training),
-        "final_difference": None if final is None else final - scratch.fvu[-1],
+        "ahead": None if final is None else scratch.fvu[-1] - final,
         "start_share": row["start_fvu"] / scratch.fvu[-1],
     }
 

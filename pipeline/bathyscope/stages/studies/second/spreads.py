@@ -85,19 +85,20 @@ def count_told(records: Sequence[Row]) -> str:
     return told
 
 
-def over_models_of(records: Sequence[Row]) -> Spread:
-    """The ratio of pairs with each model left out in turn, as a source may serve several targets.
+def over_models_of(records: Sequence[Row], key: str = "saving") -> Spread:
+    """The same mean with each model left out in turn, as a source may serve several targets.
 
-    Two seeds of a size are each the other's source. NaN for fewer than three models, and for
-    starts that have no source.
+    A ratio where the column is the saving. Two seeds of a size are each the other's source. NaN
+    where models are too few, and for starts that have no source.
     """
     pairs = [
         {**r, "model_a": r["source"], "model_b": r["target"]}
         for r in records
-        if r["source"] is not None and r["saving"] is not None
+        if r["source"] is not None and r.get(key) is not None
     ]
-    found = over_models(pairs, mean_of("saving"))
-    return Spread(found.value, found.low, found.high).as_ratio
+    found = over_models(pairs, mean_of(key))
+    spread = Spread(found.value, found.low, found.high)
+    return spread.as_ratio if key == "saving" else spread
 
 
 def over_models_told(found: Spread) -> str:
@@ -132,4 +133,5 @@ def censored_told(records: Sequence[Row]) -> str:
 
 def short(value: float) -> float | None:
     """Three digits, as tables and plots have them; None for what is not finite."""
-    return float(f"{value:.3g}") if math.isfinite(value) else None
+    # What rounding leaves of 0 is no figure.
+    return float(f"{round(value, 12):.3g}") if math.isfinite(value) else None

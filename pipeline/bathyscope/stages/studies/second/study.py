@@ -194,7 +194,8 @@ def _protocol(config: Config, rows: Sequence[Row]) -> list[tuple[str, str]]:
             "What is counted",
             "Training rows of the target, and once the rows that its map or its directions were "
             "fitted on, though a training comes by them again. Not the source's own training: its "
-            "dictionary is there. Running the source on the rows of the map is not counted either.",
+            "dictionary is there, trained on the same text. Running the source on the rows of the "
+            "map is not counted either.",
         ),
         (
             "Intervals",

@@ -44,12 +44,12 @@ _LINE = (
 def _tokens(lines: Sequence[Json], words: str) -> Table:
     columns = (
         *_LINE,
-        ("early", "to the loss at 1/16", "interval"),
+        ("early", "at 1/16", "interval"),
         ("saving", "at 1/2", "interval"),
-        ("in_training", "at 1/2, rows of the map not counted", "interval"),
-        ("never", "never at 1/2", "number"),
+        ("in_training", "at 1/2, map not counted", "interval"),
+        ("never", "never", "number"),
         ("late", "at the end", "interval"),
-        ("never_late", "never at the end", "number"),
+        ("never_late", "never", "number"),
     )
     return Table(
         f"Times fewer tokens than from scratch at {words}, to the loss that scratch has after a "
@@ -64,7 +64,7 @@ def _fvus(lines: Sequence[Json], words: str) -> Table:
         *_LINE,
         ("start_fvu", "before the first step", "number"),
         ("final_fvu", "at the end", "number"),
-        ("final", "at the end, less that from scratch", "interval"),
+        ("final", "at the end, below scratch", "interval"),
     )
     return Table(f"Held-out FVU at {words}, intervals over targets", columns, lines)
 
@@ -83,7 +83,7 @@ def _means(config: Config, records: Sequence[Row]) -> list[Json]:
 
 def _mean_row(config: Config, records: Sequence[Row], told: str, kind: str | None, n: int) -> Json:
     own = of(records, share=SHARE)
-    final = spread_of(own, "final_difference", config)
+    final = spread_of(own, "ahead", config)
     return {
         "start": told,
         "source": "none" if kind is None else COMPARISONS[kind],
@@ -130,7 +130,7 @@ def _pairs(config: Config, records: Sequence[Row]) -> Table:
             "censored": {"never": "never", "start": "before the first step"}.get(r["censored"], ""),
             "ratio": 2 ** r["saving"],
             "start_fvu": r["start_fvu"],
-            "final": r["final_difference"],
+            "final": r["ahead"],
         }
         for r in own
     ]
@@ -143,7 +143,7 @@ def _pairs(config: Config, records: Sequence[Row]) -> Table:
         ("censored", "reached", "text"),
         ("ratio", "times fewer, map counted", "number"),
         ("start_fvu", "FVU before the first step", "number"),
-        ("final", "FVU at the end, less scratch", "number"),
+        ("final", "FVU at the end, below scratch", "number"),
     )
     return Table(f"Each pair, map of {n:,} rows, at a share of {SHARE:g}", columns, found)
 

@@ -74,17 +74,19 @@ def verdict(
     *,
     doubt: str = "",
     unit: str = _TIMES,
-    answer: str = "",
+    key: str = "saving",
     controls: str,
     would_change: str,
 ) -> Verdict:
-    """A claim with its figure; by default one that the figure is a ratio above 1."""
-    wide = over_models_of(records)
-    given = answer or answer_of_sign(found)
-    told = [count_told(records), censored_told(records), over_models_told(wide), doubt]
+    """A claim with its figure: that a ratio is above 1, or the mean of another column above 0."""
+    of_ratio = key == "saving"
+    wide, zero = over_models_of(records, key), 1.0 if of_ratio else 0.0
+    told = [count_told(records), over_models_told(wide), doubt]
+    if of_ratio:
+        told.insert(1, censored_told(records))
     return Verdict(
         claim=claim,
-        answer=_agreed(given, wide),
+        answer=_agreed(answer_of_sign(found, zero=zero), wide, zero),
         value=found.value,
         low=found.low,
         high=found.high,
@@ -95,11 +97,11 @@ def verdict(
     )
 
 
-def _agreed(answer: str, wide: Spread) -> str:
+def _agreed(answer: str, wide: Spread, zero: float) -> str:
     """The answer, if it holds with each model left out in turn too, where that was possible."""
     if answer not in ("yes", "no") or math.isnan(wide.low):
         return answer
-    return answer if answer_of_sign(wide) == answer else "not shown"
+    return answer if answer_of_sign(wide, zero=zero) == answer else "not shown"
 
 
 def sentence(parts: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ from bathyscope.stages.studies.second.starts import (
     SHUFFLED,
     TIED,
 )
-from bathyscope.stages.studies.second.told import Judged, answer_of_sign, sentence, verdict
+from bathyscope.stages.studies.second.told import Judged, sentence, verdict
 from bathyscope.stages.studies.verdicts import Of, Row, training_told, trend_verdict
 from bathyscope.stages.studies.verdicts import judged as judged_members
 
@@ -157,16 +157,12 @@ def _larger_source(own: Judged) -> Verdict:
 
 
 def _ahead_at_the_end(own: Judged) -> Verdict:
-    records = [{**r, "saving": None, "censored": ""} for r in own.at(MAPPED, *TRAINED)]
-    found = spread_of(records, "final_difference", own.config)
-    ahead = Spread(-found.value, -found.high, -found.low)
     told = [
-        f"{COMPARISONS[kind]} "
-        f"{spread_of(own.at(MAPPED, kind), 'final_difference', own.config).told()}"
+        f"from {COMPARISONS[kind]} {_ahead(own, own.at(MAPPED, kind)).told()}"
         for kind in (*TRAINED, UNTRAINED)
     ]
     told += [
-        f"{words} {spread_of(own.at(start), 'final_difference', own.config).told()}"
+        f"{words} {_ahead(own, own.at(start)).told()}"
         for start, words in (
             (PCA, "principal directions"),
             (ROTATED_COVARIANCE, "turned with the covariance kept"),
@@ -174,17 +170,22 @@ def _ahead_at_the_end(own: Judged) -> Verdict:
             (ITSELF, "its own dictionary of another seed"),
         )
     ]
+    records = own.at(MAPPED, *TRAINED)
     return verdict(
         "A mapped start is still ahead at the end of the training, not only early.",
-        found,
+        _ahead(own, records),
         records,
-        unit="FVU at the end, less that from scratch",
-        answer=answer_of_sign(ahead, zero=0.0),
+        key="ahead",
+        unit="FVU below that from scratch",
         controls=sentence(told),
         doubt="The rate does not fall, so that neither is at its best. Rows of the map are not "
         "counted here: after as many training rows.",
         would_change="A difference that goes to 0 in a longer training.",
     )
+
+
+def _ahead(own: Judged, records: Sequence[Row]) -> Spread:
+    return spread_of(records, "ahead", own.config)
 
 
 def _with_size(own: Judged, members: Sequence[Member], kind: str) -> list[Verdict]:
