@@ -23,7 +23,11 @@ from bathyscope.studies.rotations import Rotation
 
 
 class Weights(NamedTuple):
-    """Those of one encoder and one decoder of width d, float64."""
+    """Those of one encoder and one decoder of width d, all of one dtype.
+
+    What is made of them has that dtype, on that device: of 10^6 latents a copy in float64 would be
+    as large as all that a training holds.
+    """
 
     W_enc: Tensor
     """[latents, d]"""
@@ -52,6 +56,7 @@ def mapped(
             f"the maps are {list(there.shape)} and {list(back.shape)} for a dictionary of width "
             f"{width}: wanted [{width}, d_y] and [d_y, {width}]"
         )
+    there, back, mean_x, mean_y = (t.to(weights.W_dec) for t in (there, back, mean_x, mean_y))
     b_dec = mean_y + there.T @ (weights.b_dec - mean_x)
     shift = mean_x - weights.b_dec + back.T @ (b_dec - mean_y)
     return unit_rows(
@@ -74,7 +79,7 @@ def turned(weights: Weights, rotation: Rotation, *, centre: Tensor) -> Weights:
 
     It codes the turned rows as it coded the rows before.
     """
-    forward, inverse = rotation
+    forward, inverse, centre = (t.to(weights.W_dec) for t in (*rotation, centre))
     return unit_rows(
         Weights(
             weights.W_enc @ inverse,
@@ -88,8 +93,8 @@ def turned(weights: Weights, rotation: Rotation, *, centre: Tensor) -> Weights:
 def principal(scatter: Tensor, mean: Tensor, most: int) -> Weights:
     """Principal directions, each with both signs, as encoder and decoder: at most `most` latents.
 
-    `scatter` [d, d] is that of centred rows, `mean` [d] theirs. Largest variance first; directions
-    without variance are left out. Raises `ValueError` where there is no variance.
+    They are float64. `scatter` [d, d] is that of centred rows, `mean` [d] theirs. Largest variance
+    first; directions without variance are left out. Raises `ValueError` where there is none.
     """
     values, vectors = torch.linalg.eigh(scatter.double())
     there = int((values > 1e-12 * values[-1].clamp_min(0)).sum()) if float(values[-1]) > 0 else 0

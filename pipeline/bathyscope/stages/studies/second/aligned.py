@@ -33,7 +33,7 @@ class Aligned:
     shuffled: PairedMoments | None = None
     """After the middle n, with the target's rows in another order."""
     used: dict[str, Tensor] = field(default_factory=dict)
-    """Σz² of each latent of the source's dictionaries over the same rows, by name."""
+    """Σz² of each latent of dictionaries of the source over the same rows, by name."""
 
 
 def aligned(
@@ -47,8 +47,8 @@ def aligned(
 ) -> Aligned:
     """Read the first training rows of both once, as many as the largest of `marks`.
 
-    Rows change places inside of sixteen sequences for the shuffle. Raises `ConfigError` where there
-    are fewer rows.
+    `dictionaries` are those of the source of which latents have to be chosen. Rows change places
+    inside of sixteen sequences for the shuffle. Raises `ConfigError` where there are fewer rows.
     """
     means = mean_of(source), mean_of(target)
     found, whole, other = Aligned(means), _moments(means), _moments(means)

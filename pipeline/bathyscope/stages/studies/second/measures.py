@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -58,11 +59,11 @@ def measure_target(config: Config, member: Member, tell: Tell) -> list[Json]:
         some = marks if protocol == EQUAL_COUNT else [middle(marks)]
         starts = [Start(SCRATCH, seed) for seed in seeds]
         for n in some:
-            weights = principal(moments[n].scatter, mean, size.num_latents)
-            starts.append(Start(PCA, seeds[0], n, weights))
+            make = partial(principal, moments[n].scatter, mean, size.num_latents)
+            starts.append(Start(PCA, seeds[0], n, make))
         if protocol == EQUAL_COUNT and len(seeds) > 1:
             other = opened.run.dictionaries[size._replace(seed=seeds[1]).name]
-            starts.append(Start(ITSELF, seeds[0], weights=weights_of(other)))
+            starts.append(Start(ITSELF, seeds[0], weights=partial(weights_of, other)))
         protocols[protocol] = (size, starts)
     return _rows(opened, protocols, tell)
 
@@ -79,15 +80,18 @@ def measure_pair(config: Config, subject: Subject, tell: Tell) -> list[Json]:
     if a.trained and a.architecture == b.architecture and a.parameters != b.parameters:
         chosen.append(EQUAL_RATIO)
     seed, marks = config.study.seeds[0], map_tokens(config)
-    names = {p: size_of(config, p, source.rows.width, seed).name for p in chosen}
-    dictionaries: dict[str, Any] = {p: source.run.dictionaries[n] for p, n in names.items()}
+    own = {p: size_of(config, p, source.rows.width, seed) for p in chosen}
+    sizes = {p: size_of(config, p, target.rows.width, seed) for p in chosen}
+    dictionaries: dict[str, Any] = {p: source.run.dictionaries[s.name] for p, s in own.items()}
     found = aligned(
         source,
         target,
         marks,
         shuffle_at=middle(marks),
         seed=config.study.seed,
-        dictionaries=dictionaries,
+        dictionaries={
+            p: dictionaries[p] for p in chosen if own[p].num_latents > sizes[p].num_latents
+        },
     )
     maps = {n: ridge_maps(moments) for n, moments in found.at.items()}
     there = {n: both[0] for n, both in maps.items()}
@@ -95,11 +99,11 @@ def measure_pair(config: Config, subject: Subject, tell: Tell) -> list[Json]:
     tell(0.05, "maps fitted")
     protocols = {}
     for protocol in chosen:
-        size = size_of(config, protocol, target.rows.width, seed)
         weights = weights_of(dictionaries[protocol])
-        weights = most_used(weights, found.used[protocol], size.num_latents)
+        if protocol in found.used:
+            weights = most_used(weights, found.used[protocol], sizes[protocol].num_latents)
         make = _all_starts if protocol == EQUAL_COUNT else _few_starts
-        protocols[protocol] = (size, make(config, weights, found, maps))
+        protocols[protocol] = (sizes[protocol], make(config, weights, found, maps))
     return _rows(
         target,
         protocols,
@@ -112,16 +116,20 @@ def _all_starts(
     config: Config, weights: Weights, found: Aligned, maps: dict[int, Maps]
 ) -> list[Start]:
     """Mapped by every map; the controls from the middle one."""
-    seed = config.study.seeds[0]
+    seed, middle_n = config.study.seeds[0], middle(sorted(maps))
     starts = [
-        Start(MAPPED, seed, n, from_source(weights, maps[n], found.means)) for n in sorted(maps)
+        Start(MAPPED, seed, n, partial(from_source, weights, maps[n], found.means))
+        for n in sorted(maps)
     ]
     starts += _turned(config, weights, found, maps)
     assert found.shuffled is not None, "the middle n was read"
+    noise = ridge_maps(found.shuffled)
     # Encoder from the decoder: through a map back that is nearly 0 only the biases would be left,
     # and the same latents would fire in every row.
-    shuffled = tied(from_source(weights, ridge_maps(found.shuffled), found.means))
-    return [*starts, Start(SHUFFLED, seed, middle(sorted(maps)), shuffled)]
+    shuffled = Start(
+        SHUFFLED, seed, middle_n, lambda: tied(from_source(weights, noise, found.means))
+    )
+    return [*starts, shuffled]
 
 
 def _few_starts(
@@ -129,7 +137,7 @@ def _few_starts(
 ) -> list[Start]:
     """Mapped by the middle map, and its strictest control."""
     seed, n = config.study.seeds[0], middle(sorted(maps))
-    own = Start(MAPPED, seed, n, from_source(weights, maps[n], found.means))
+    own = Start(MAPPED, seed, n, partial(from_source, weights, maps[n], found.means))
     return [own, *_turned(config, weights, found, maps, only=ROTATED_COVARIANCE)]
 
 
@@ -137,12 +145,12 @@ def _turned(
     config: Config, weights: Weights, found: Aligned, maps: dict[int, Maps], only: str = ""
 ) -> list[Start]:
     n = middle(sorted(maps))
-    own = from_source(weights, maps[n], found.means)
+    own = partial(from_source, weights, maps[n], found.means)
     scatter: Tensor = found.at[n].scatter("yy")
     made = controls(own, scatter, found.means[1], seed=config.study.seed)
     return [
-        Start(kind, config.study.seeds[0], n, weights)
-        for kind, weights in made.items()
+        Start(kind, config.study.seeds[0], n, make)
+        for kind, make in made.items()
         if not only or kind == only
     ]
 

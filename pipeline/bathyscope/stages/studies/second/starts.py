@@ -12,6 +12,7 @@ shuffled              through a map that was fitted on rows in another order
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,9 +22,10 @@ from bathyscope.config import Config
 from bathyscope.dictionaries.dictionary import Dictionary
 from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.stages.hook_columns import HookColumns, new_dictionary
+from bathyscope.studies import transplants
 from bathyscope.studies.linear_maps import LinearMap
 from bathyscope.studies.rotations import covariance_rotation, random_rotation
-from bathyscope.studies.transplants import Weights, mapped, tied, turned
+from bathyscope.studies.transplants import Weights, tied, turned
 from bathyscope.training.initial import fit_scale, initialise
 
 SCRATCH, PCA, ITSELF = "scratch", "pca", "itself"
@@ -51,16 +53,19 @@ class Start:
     """Of the random weights, and of the latents that the source does not fill."""
     map_tokens: int = 0
     """Rows of the target that were needed before the first step."""
-    weights: Weights | None = None
-    """None: as every training starts. They may be of fewer latents: the rest is as from scratch."""
+    weights: Callable[[], Weights] | None = None
+    """None: as every training starts. They may be of fewer latents: the rest is as from scratch.
+
+    Made when the training begins: all starts of a pair at once would not fit for large ones.
+    """
 
 
 def weights_of(dictionary: AnyDictionary) -> Weights:
-    """The weights of a finished autoencoder, float64."""
+    """The weights of a finished autoencoder."""
     assert isinstance(dictionary, Dictionary), "an autoencoder"
     assert dictionary.b_dec is not None, "an autoencoder"
     found = (dictionary.W_enc, dictionary.W_dec, dictionary.b_enc, dictionary.b_dec)
-    return Weights(*(tensor.detach().double().cpu() for tensor in found))
+    return Weights(*(tensor.detach().cpu() for tensor in found))
 
 
 def from_source(
@@ -68,23 +73,23 @@ def from_source(
 ) -> Weights:
     """A source's dictionary as one of the target's."""
     there, back = maps
-    return mapped(weights, there.matrix, back.matrix, mean_x=means[0], mean_y=means[1])
+    return transplants.mapped(weights, there.matrix, back.matrix, mean_x=means[0], mean_y=means[1])
 
 
-def controls(weights: Weights, scatter: Tensor, mean: Tensor, *, seed: int) -> dict[str, Weights]:
+def controls(
+    mapped: Callable[[], Weights], scatter: Tensor, mean: Tensor, *, seed: int
+) -> dict[str, Callable[[], Weights]]:
     """The mapped weights turned, and with the encoder that the decoder gives."""
     kept, turn = covariance_rotation(scatter, seed=seed), random_rotation(len(mean), seed=seed)
     return {
-        ROTATED_COVARIANCE: turned(weights, kept, centre=mean),
-        ROTATED: turned(weights, turn, centre=mean),
-        TIED: tied(weights),
+        ROTATED_COVARIANCE: lambda: turned(mapped(), kept, centre=mean),
+        ROTATED: lambda: turned(mapped(), turn, centre=mean),
+        TIED: lambda: tied(mapped()),
     }
 
 
 def most_used(weights: Weights, used: Tensor, most: int) -> Weights:
     """At most so many latents, those of the largest Σz²; decoder rows have unit norm."""
-    if len(used) <= most:
-        return weights
     return weights.only(used.topk(most).indices.sort().values)
 
 
@@ -101,7 +106,7 @@ def dictionary_at(start: Start, config: Config, columns: HookColumns, first: Ten
     initialise(made, x=first, y=first, mean=mean, seed=start.seed)
     if start.weights is None:
         return made
-    given, scale = start.weights, float(scales[0])
+    given, scale = start.weights(), float(scales[0])
     latents = slice(0, len(given.b_enc))
     assert made.b_dec is not None, "an autoencoder"
     # x / s = W_decᵀ (z / s) + b_dec / s: matrices stay as they are.
