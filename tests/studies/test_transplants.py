@@ -133,6 +133,14 @@ def test_latents_are_chosen_in_order() -> None:
     torch.testing.assert_close(found.b_dec, weights.b_dec)
 
 
+def test_what_is_made_has_the_dtype_of_the_weights() -> None:
+    single = Weights(*(tensor.float() for tensor in some_weights()))
+    eye, mean = torch.eye(WIDTH).double(), torch.zeros(WIDTH).double()
+    found = mapped(single, eye, eye, mean_x=mean, mean_y=mean)
+    again = turned(found, random_rotation(WIDTH, seed=0), centre=mean)
+    assert {t.dtype for t in (*found, *again, *tied(again))} == {torch.float32}
+
+
 def test_what_does_not_fit_is_refused() -> None:
     zero = torch.zeros(WIDTH).double()
     with pytest.raises(ValueError, match=r"maps are \[10, 4\] and \[10, 4\]"):

@@ -36,10 +36,11 @@ from bathyscope.stages.studies.second.spreads import (
     ratio_of,
     spread_of,
 )
-from bathyscope.stages.studies.second.starts import Start
+from bathyscope.stages.studies.second.starts import Start, most_used
 from bathyscope.stages.studies.second.told import verdict
 from bathyscope.stages.studies.second.verdicts import verdicts
 from bathyscope.stages.studies.study import Subject
+from bathyscope.studies.transplants import Weights
 from support import changed
 
 Make = Callable[..., Config]
@@ -182,6 +183,13 @@ def test_dictionaries_are_cut_and_filled_between_widths(studied: tuple[Config, s
     config, _ = studied
     rows = [r for r in rows_of(config) if r["protocol"] == EQUAL_RATIO]
     assert {(r["d"], r["num_latents"]) for r in rows} == {(16, 32), (24, 48)}
+
+
+def test_the_most_used_latents_are_taken_in_their_order() -> None:
+    rows = torch.arange(8.0).reshape(4, 2)
+    weights = Weights(rows, rows, torch.arange(4.0), torch.zeros(2))
+    found = most_used(weights, torch.tensor([1.0, 5.0, 0.0, 9.0]), 2)
+    assert found.b_enc.tolist() == [1, 3]
 
 
 def member(name: str, architecture: str, parameters: int, seed: int) -> Member:
