@@ -134,4 +134,4 @@ def censored_told(records: Sequence[Row]) -> str:
 def short(value: float) -> float | None:
     """Three digits, as tables and plots have them; None for what is not finite."""
     # What rounding leaves of 0 is no figure.
-    return float(f"{round(value, 12):.3g}") if math.isfinite(value) else None
+    return float(f"{round(value, 12):.3g}") + 0.0 if math.isfinite(value) else None
