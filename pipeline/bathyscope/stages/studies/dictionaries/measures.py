@@ -6,8 +6,6 @@ place in the same forwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,52 +13,32 @@ import torch
 from torch import Tensor
 
 from bathyscope.config import Config
-from bathyscope.dictionaries.kinds import AnyDictionary
-from bathyscope.evaluation.controls import Reconstruct, fit_components, random_dictionary
-from bathyscope.evaluation.splice import add_batch
 from bathyscope.metrics.bootstrap import bootstrap_ratio
 from bathyscope.metrics.latents import LatentCounts
 from bathyscope.metrics.reconstruction import Reconstruction, count_active
-from bathyscope.metrics.splice import CLEAN, DocumentLosses, TokenLosses
-from bathyscope.stages.masks import kept
+from bathyscope.metrics.splice import CLEAN, DocumentLosses
 from bathyscope.stages.model import load_whole
-from bathyscope.stages.spliced import forward_of
+from bathyscope.stages.studies.coders import BLOCK, Coder, coders_of, spliced_losses
 from bathyscope.stages.studies.member import Member
-from bathyscope.stages.studies.member_runs import Size, at_checkpoint, sizes_of
+from bathyscope.stages.studies.member_runs import at_checkpoint, sizes_of
 from bathyscope.stages.studies.opened import OpenedMember, held_out_losses
 from bathyscope.stages.studies.study import Tell
 from bathyscope.studies.curves import crossing
 from bathyscope.studies.stability import both_sides, match_weights, unique_share
-from bathyscope.values import HELD_OUT, TRAIN, Json
+from bathyscope.values import Json
 
-_BLOCK = 4096
-_CONTROL_ROWS = 65_536
 UNIQUE_BELOW = 0.9
 STABLE_ABOVE = 0.7
-
-
-@dataclass(frozen=True)
-class Coder:
-    """Something that gives rows back: a dictionary, or a control of its size."""
-
-    kind: str
-    size: Size
-    reconstruct: Reconstruct
-    dictionary: AnyDictionary | None = None
-
-    @property
-    def name(self) -> str:
-        """What its losses are called."""
-        return f"{self.kind} {self.size.name}"
 
 
 def measure_member(config: Config, member: Member, width: int, tell: Tell) -> list[Json]:
     """A row for each dictionary of a member's run and for each control; `config` is its run's."""
     opened = OpenedMember(config)
     sizes = sizes_of(config, width)
-    coders = list(_coders(opened, sizes))
+    coders = list(coders_of(opened, sizes))
     left = _reconstructed(opened, coders, tell)
-    losses = _spliced(opened, coders, tell)
+    variants = {coder.name: coder.reconstruct for coder in coders}
+    losses = spliced_losses(opened, variants, lambda share, text="": tell(0.5 + 0.45 * share, text))
     curve = _checkpoint_losses(opened, member)
     per_nat = opened.bits_per_nat(config.study.splice_tokens)
     found = []
@@ -80,38 +58,6 @@ def measure_member(config: Config, member: Member, width: int, tell: Tell) -> li
     return found
 
 
-def _coders(opened: OpenedMember, sizes: list[Size]) -> Iterator[Coder]:
-    """Every dictionary, then the controls, which need no training: one of each size or L0."""
-    for size in sizes:
-        dictionary = opened.run.dictionaries[size.name]
-        yield Coder("dictionary", size, dictionary, dictionary)
-    config, rows = opened.config, opened.train_rows(_CONTROL_ROWS)
-    mean = torch.from_numpy(opened.rows.moments(TRAIN, kept).mean).float()
-    blocks = rows.split(_BLOCK)
-    for k in sorted({size.k for size in sizes}):
-        some = Size(0, k, 0)
-        components = fit_components(blocks, width=rows.shape[1], num=k)
-        yield Coder("pca", some, components.reconstruct)
-        yield Coder("neurons", some, _largest_coordinates(mean, k))
-    for latents, k in sorted({(size.num_latents, size.k) for size in sizes}):
-        control = random_dictionary(
-            blocks[:4], mean=mean, num_latents=latents, k=k, seed=config.study.seed
-        )
-        yield Coder("random", Size(latents, k, 0), control.reconstruct)
-
-
-def _largest_coordinates(mean: Tensor, k: int) -> Reconstruct:
-    """The neurons of the hook point as a dictionary: the k that deviate most keep their value."""
-
-    def reconstruct(x: Tensor) -> Tensor:
-        away = x - mean.to(x.device)
-        kept_ones = away.abs().topk(min(k, x.shape[1]), dim=1).indices
-        only = torch.zeros_like(away).scatter_(1, kept_ones, away.gather(1, kept_ones))
-        return mean.to(x.device) + only
-
-    return reconstruct
-
-
 @torch.no_grad()
 def _reconstructed(opened: OpenedMember, coders: list[Coder], tell: Tell) -> dict[str, Json]:
     """FVU, L0 and living latents of every coder on all held-out rows."""
@@ -120,7 +66,7 @@ def _reconstructed(opened: OpenedMember, coders: list[Coder], tell: Tell) -> dic
     for number, coder in enumerate(coders):
         sums = Reconstruction(x.shape[1])
         counts = None if coder.dictionary is None else LatentCounts(coder.size.num_latents)
-        for block in x.split(_BLOCK):
+        for block in x.split(BLOCK):
             if coder.dictionary is None or counts is None:
                 active = torch.full((len(block),), coder.size.k)
                 sums.update(block, coder.reconstruct(block), num_active=active)
@@ -135,27 +81,6 @@ def _reconstructed(opened: OpenedMember, coders: list[Coder], tell: Tell) -> dic
             found[coder.name]["alive"] = int((counts.counts > 0).sum())
         tell(0.5 * (number + 1) / len(coders), "reconstructions")
     return found
-
-
-def _spliced(opened: OpenedMember, coders: list[Coder], tell: Tell) -> dict[str, DocumentLosses]:
-    """Losses by document of the model, clean and with each coder in place."""
-    forward, device = forward_of(opened.config)
-    tokens = opened.config.study.splice_tokens
-    batches, losses = list(opened.batches(HELD_OUT, tokens)), TokenLosses()
-    variants = {coder.name: coder.reconstruct for coder in coders}
-    for number, batch in enumerate(batches):
-        stop = batch.first_item + len(batch.tokens)
-        add_batch(
-            losses,
-            forward,
-            tokens=batch.tokens.to(device),
-            activations=opened.rows.items(batch.first_item, stop).to(device),
-            keep=batch.keep.to(device),
-            documents=batch.documents.to(device),
-            variants=variants,
-        )
-        tell(0.5 + 0.45 * (number + 1) / len(batches), "spliced models")
-    return losses.results()
 
 
 def _checkpoint_losses(opened: OpenedMember, member: Member) -> list[tuple[int, float]]:
