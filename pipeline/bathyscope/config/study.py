@@ -33,8 +33,9 @@ class StudyConfig:
 
     name: str = option(
         "",
-        "dictionary_scaling, superposition, universality, wasted_weights, second_model "
-        "or factoring",
+        "",
+        "dictionary_scaling, superposition, universality, wasted_weights, "
+        "capability_range, second_model or factoring",
     )
     train_tokens: int = positive(262_144, "training tokens of each model that are harvested")
     held_out_tokens: int = positive(32_768, "held-out tokens of each model")
@@ -66,5 +67,9 @@ class StudyConfig:
     map_tokens: list[int] = option(
         [1024, 4096, 16384], "training rows on which maps between two models are fitted"
     )
+    probe_tokens: int = positive(32_768, "training tokens at most that probes are fitted to")
+    contrast_pairs: int = positive(96, "pairs of prompts that components are patched between")
+    prompts: int = positive(12, "held-out prompts of attribution graphs")
+    prompt_tokens: int = positive(24, "tokens of a prompt that is patched or made into a graph")
     resamples: int = positive(1000, "bootstrap resamples")
     seed: int = not_negative(0, "of resamples, samples and random controls")

@@ -6,6 +6,7 @@ from typing import Any
 
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError
+from bathyscope.stages.studies.capability import study as capability_range
 from bathyscope.stages.studies.dictionaries import study as dictionary_scaling
 from bathyscope.stages.studies.factoring import study as factoring
 from bathyscope.stages.studies.second import study as second_model
@@ -22,6 +23,7 @@ STUDIES: dict[str, Any] = {
         wasted_weights,
         second_model,
         factoring,
+        capability_range,
     )
 }
 """Modules with what `bathyscope.stages.studies.study.Study` asks for."""

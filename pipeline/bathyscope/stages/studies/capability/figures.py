@@ -1,0 +1,130 @@
+"""Plots of the study of capability: every technique over size, and over bits per byte."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from bathyscope.pages.series import Series
+from bathyscope.pages.study_data import Plot
+from bathyscope.stages.studies.capability.techniques import TECHNIQUES, Figure, Technique
+from bathyscope.stages.studies.member import Member
+from bathyscope.stages.studies.verdicts import Of, Row, by_architecture, judged, size_series
+
+PARAMETERS = "parameters, embeddings included"
+BITS = "bits per byte of the held-out text"
+
+
+def plots(members: Sequence[Member], rows: Sequence[Row], bits: Mapping[str, float]) -> list[Plot]:
+    """Two plots for each technique that was measured."""
+    found = []
+    for technique in TECHNIQUES:
+        values = technique.values(judged(members), rows)
+        if values:
+            found.append(_over_size(technique, values, members, rows))
+            found.append(_over_capability(technique, values, members, rows, bits))
+    return found
+
+
+def _over_size(
+    technique: Technique, values: Sequence[Of], members: Sequence[Member], rows: Sequence[Row]
+) -> Plot:
+    series = _with_bars(technique, size_series(values), values, rows)
+    untrained = technique.values([m for m in members if not m.trained], rows)
+    series += size_series(untrained, "without training", colour=2)
+    first = _first(values)
+    for number, figure in enumerate(_shown_controls(technique)):
+        own = [m for m in judged(members) if m in first]
+        for line in size_series(technique.values(own, rows, figure)):
+            series.append(
+                replace(
+                    line,
+                    label=figure.words,
+                    colour=number + 4,
+                    marker=number + 4,
+                    dashed=1,
+                    opacity=0.6,
+                )
+            )
+    note = "Controls (hollow) are of one architecture and seed."
+    if any(each.lows for each in series):
+        note = f"Bars: 95 % intervals over documents. {note}"
+    return Plot(_title(technique), PARAMETERS, technique.unit, series, note=note)
+
+
+def _over_capability(
+    technique: Technique,
+    values: Sequence[Of],
+    members: Sequence[Member],
+    rows: Sequence[Row],
+    bits: Mapping[str, float],
+) -> Plot:
+    untrained = technique.values([m for m in members if not m.trained], rows)
+    series = _over_bits(values, bits, "", 0) + _over_bits(untrained, bits, "without training", 2)
+    return Plot(
+        f"{_title(technique)}, over capability",
+        BITS,
+        technique.unit,
+        series,
+        log_x=False,
+        note="More capable models are on the left.",
+    )
+
+
+def _over_bits(
+    values: Sequence[Of], bits: Mapping[str, float], words: str, colour: int
+) -> list[Series]:
+    """A line per architecture and seed, by bits per byte."""
+    found = []
+    for number, (name, own) in enumerate(sorted(by_architecture(values).items())):
+        for seed in sorted({v.member.seed or 0 for v in own}):
+            points = sorted(
+                (bits[v.member.name], v.value) for v in own if (v.member.seed or 0) == seed
+            )
+            label = ", ".join(filter(None, [words, name, f"seed {seed}"]))
+            found.append(
+                Series(
+                    label,
+                    points,
+                    colour=colour + number,
+                    marker=colour + number,
+                    dashed=seed,
+                    markers=True,
+                )
+            )
+    return found
+
+
+def _with_bars(
+    technique: Technique, series: list[Series], values: Sequence[Of], rows: Sequence[Row]
+) -> list[Series]:
+    """The same with intervals over documents, where a figure is of one row of a model."""
+    key = technique.figure.key
+    ends: dict[tuple[Any, Any], tuple[float, float]] = {}
+    for each in values:
+        own = technique.rows_of(each.member, rows)
+        if len(own) != 1 or own[0].get(f"{key}_low") is None:
+            return series
+        ends[(each.member.parameters, each.value)] = (own[0][f"{key}_low"], own[0][f"{key}_high"])
+    found = []
+    for line in series:
+        both = [ends[(x, y)] for x, y in line.points]
+        lows, highs = [low for low, _ in both], [high for _, high in both]
+        found.append(replace(line, lows=lows, highs=highs))
+    return found
+
+
+def _shown_controls(technique: Technique) -> list[Figure]:
+    """Controls in the technique's own unit."""
+    return [figure for figure in technique.controls if figure.key == technique.figure.key]
+
+
+def _first(values: Sequence[Of]) -> list[Member]:
+    """Models of the first seed of the architecture of the most sizes."""
+    own = next(iter(by_architecture(values).values()))
+    return [v.member for v in own if v.member.seed == own[0].member.seed]
+
+
+def _title(technique: Technique) -> str:
+    return f"{technique.short[0].upper()}{technique.short[1:]}"
