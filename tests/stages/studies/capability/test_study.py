@@ -39,6 +39,8 @@ SETTINGS: dict[str, Any] = {
     "study__contrast_pairs": 8,
     "study__prompts": 3,
     "study__prompt_tokens": 8,
+    "study__transcoder_expansion": 2,
+    "study__transcoder_k": 4,
 }
 
 
@@ -80,7 +82,7 @@ def test_the_page_judges_every_technique(studied: Config) -> None:
     claims = [v.claim for v in page.verdicts]
     for technique in TECHNIQUES:
         named = [c for c in claims if technique.subject in c]
-        assert len(named) == (3 if technique.kind != "graph" else 0), technique.subject
+        assert len(named) == 3, technique.subject
     for verdict in page.verdicts:
         assert verdict.controls
         assert verdict.doubt
@@ -92,7 +94,7 @@ def test_the_page_judges_every_technique(studied: Config) -> None:
     assert not page.failures
     assert "not shown of any" in page.answer
     html = (Path(studied.url) / "studies" / NAME / "index.html").read_text()
-    assert html.count("<figcaption") == 2 * len([t for t in TECHNIQUES if t.kind != "graph"])
+    assert html.count("<figcaption") == 2 * len(TECHNIQUES)
 
 
 def test_loss_recovered_lies_between_the_baseline_and_the_model(studied: Config) -> None:

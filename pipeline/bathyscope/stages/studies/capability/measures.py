@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bathyscope.config import Config
+from bathyscope.runs.run import Run
+from bathyscope.stages.studies.capability.graphs import measure_graphs
 from bathyscope.stages.studies.capability.patching import measure_patching
 from bathyscope.stages.studies.capability.probing import measure_probes
 from bathyscope.stages.studies.capability.recovered import measure_recovered
@@ -19,8 +21,11 @@ from bathyscope.stages.studies.study import Tell
 from bathyscope.values import Json
 
 
-def measure_member(config: Config, tell: Tell) -> list[Json]:
-    """Rows of all techniques; `config` is that of the member's run."""
+def measure_member(config: Config, transcoders: Config, tell: Tell) -> list[Json]:
+    """Rows of all techniques; `config` is that of the member's run, the other of its transcoders.
+
+    Graphs are in float32 or wider, as attribution elsewhere: their rows then add up.
+    """
     opened, width = OpenedMember(config), width_of(config)
 
     def part(start: float, stop: float) -> Callable[..., None]:
@@ -29,6 +34,7 @@ def measure_member(config: Config, tell: Tell) -> list[Json]:
     rows = measure_recovered(opened, spliced_sizes(config, width), part(0, 0.35))
     rows += measure_probes(opened, probed_sizes(config, width), part(0.35, 0.6))
     rows += measure_patching(opened, part(0.6, 0.75))
+    rows += measure_graphs(opened, dict(Run(transcoders.url).dictionaries), part(0.75, 1))
     for row in rows:
         row["d"] = width
         row["protocols"] = protocols_of(config, width, row)

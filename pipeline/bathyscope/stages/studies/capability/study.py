@@ -25,6 +25,7 @@ from bathyscope.stages.studies.family import table_row
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.member_runs import Size, rows_are_tokens, run_of, width_of
 from bathyscope.stages.studies.study import Subject, Tell
+from bathyscope.stages.studies.transcoders import transcoder_run_of
 from bathyscope.stages.studies.verdicts import Row, member_rows
 from bathyscope.studies.sweet_spot import FEWEST_SEEDS, FEWEST_SIZES
 from bathyscope.values import Json
@@ -36,6 +37,7 @@ QUESTION = (
     "best on those of middle size or capability?"
 )
 SEMANTICS = 1
+TRANSCODERS = True
 SETTINGS = (
     "splice_tokens",
     "held_out_tokens",
@@ -44,6 +46,8 @@ SETTINGS = (
     "contrast_pairs",
     "prompts",
     "prompt_tokens",
+    "transcoder_expansion",
+    "transcoder_k",
     "expansions",
     "k_shares",
     "widths",
@@ -128,7 +132,8 @@ def measure(config: Config, subject: Subject, tell: Tell) -> list[Json]:
     """Rows of every technique and control of a member."""
     [member] = subject.members
     own = run_of(config, member)
-    return [{**table_row(member), "hook": own.hook, **row} for row in measure_member(own, tell)]
+    rows = measure_member(own, transcoder_run_of(config, member), tell)
+    return [{**table_row(member), "hook": own.hook, **row} for row in rows]
 
 
 def conclude(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> StudyPage:
@@ -177,6 +182,13 @@ def _protocol(config: Config, rows: Sequence[Row]) -> list[tuple[str, str]]:
             f"At most {study.contrast_pairs} pairs of {study.prompt_tokens} tokens, one of the "
             f"last {FARTHEST} replaced by that of another piece of text; log probability of the "
             "token that comes next.",
+        ),
+        (
+            "Graphs",
+            f"{study.prompts} prompts of {study.prompt_tokens} tokens, a transcoder for each MLP "
+            f"of F = {study.transcoder_expansion} d and L0 = {study.transcoder_k}, "
+            f"{study.tokens_per_latent} rows per latent; the most probable next tokens, up to 10 "
+            "or 95 %.",
         ),
         (
             "Capability",
