@@ -18,6 +18,7 @@ from bathyscope.commands.study import study
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError
 from bathyscope.metrics.agreement import pearson
+from bathyscope.models.tokenizers import load_tokenizer, token_strings
 from bathyscope.pages.study_data import StudyPage
 from bathyscope.runs.run import Run
 from bathyscope.stages.studies.capability.patching import FARTHEST, measure_patching, swap
@@ -26,6 +27,7 @@ from bathyscope.stages.studies.capability.windows import Windows, windows_of
 from bathyscope.stages.studies.family import family_of
 from bathyscope.stages.studies.member_runs import run_of
 from bathyscope.stages.studies.opened import OpenedMember
+from bathyscope.studies.token_labels import LABELS, labels_of
 from bathyscope.values import HELD_OUT
 from study_models import convolutions
 from support import changed
@@ -133,6 +135,26 @@ def test_probes_stand_beside_their_controls(studied: Config) -> None:
     for row in of(sums, label_group="token"):
         share = (row["balanced_accuracy"] - 0.5) / (dense["balanced_accuracy"] - 0.5)
         assert row["share_of_dense"] == pytest.approx(share)
+
+
+def test_labels_with_few_rows_are_left_out_by_name_and_mix_up_no_others(studied: Config) -> None:
+    own = [row for row in rows_of(studied) if row["member"] == "llama-0.036M-seed0"]
+    left_out = {row["label"] for row in of(own, kind="left_out")}
+    asked = {row["label"] for row in of(own, kind="probe")}
+    assert left_out
+    assert left_out | asked == {label.name for label in LABELS}
+    assert not left_out & asked
+    opened = OpenedMember(run_of(studied, family_of(studied)[4]))
+    tokenizer = load_tokenizer(Path(str(opened.config.model.path)))
+    texts = token_strings(tokenizer, list(range(len(tokenizer))))
+    there = opened.corpus.split_range(HELD_OUT)
+    tokens = opened.corpus.tokens(there.start, there.start + 1600 // 32)
+    labels, known = labels_of(tokens.numpy(), np.zeros(tokens.shape), texts)
+    known[:, 0] = False
+    for row in of(own, kind="probe", representation="token", label_group="token"):
+        held = labels[row["label"]][known]
+        assert row["positive_share"] == pytest.approx(held.mean())
+        assert row["rows"] == len(held)
 
 
 def test_agreement_with_exact_patching_is_that_of_each_pair(studied: Config) -> None:

@@ -80,7 +80,8 @@ def test_a_top_at_a_middle_size_is_named_with_its_place() -> None:
     assert middle.unit == "parameters"
     assert middle.low < 10**5.1 < middle.high
     assert middle.value == pytest.approx(10**5.1, rel=0.2)
-    assert "maximum at" in middle.doubt
+    assert "Over capability: maximum at 1.9" in middle.doubt
+    assert "bits per byte" in middle.doubt
     assert size.answer == power.answer == "not shown"
 
 

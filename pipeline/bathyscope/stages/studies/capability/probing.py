@@ -18,27 +18,29 @@ from torch import Tensor
 
 from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.evaluation.controls import fit_components, random_dictionary
-from bathyscope.metrics.bootstrap import bootstrap_statistic
 from bathyscope.models.tokenizers import load_tokenizer, token_strings
 from bathyscope.stages.inputs import model_folder
+from bathyscope.stages.studies.capability.probe_figures import (
+    DENSE,
+    FLOOR,
+    NO_DICTIONARY,
+    Scored,
+    told,
+)
 from bathyscope.stages.studies.coders import BLOCK, DICTIONARY, NEURONS, PCA, RANDOM, mean_row
 from bathyscope.stages.studies.member_runs import Size
 from bathyscope.stages.studies.opened import OpenedMember
 from bathyscope.stages.studies.study import Tell
 from bathyscope.studies.probes import (
-    area_under_curve,
-    balanced_accuracy,
     fit_probe,
     most_separate,
-    right_of_classes,
     token_scores,
 )
 from bathyscope.studies.sparse_rows import sparse_rows
 from bathyscope.studies.token_labels import LABELS, Label, labels_of
 from bathyscope.values import HELD_OUT, TRAIN, Json
 
-PROBE, PROBES, LEFT_OUT = "probe", "probes", "left_out"
-DENSE, FLOOR, SHUFFLED = "dense", "token", "shuffled"
+LEFT_OUT, SHUFFLED = "left_out", "shuffled"
 KS = (1, 5)
 FEWEST_ROWS = 50
 """Of each class, in training and held out, for a label that is asked."""
@@ -90,20 +92,9 @@ def measure_probes(opened: OpenedMember, sizes: Sequence[Size], tell: Tell) -> l
     for number, each in enumerate(sparse):
         scored += _sparse(opened, each, asked, chosen)
         tell(0.4 + 0.6 * (number + 1) / len(sparse), f"probes: {each.kind}")
-    return rows + _told(opened, asked[1], chosen, scored)
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What a probe says of every held-out row."""
-
-    label: Label
-    kind: str
-    size: Size
-    """Of the dictionary; `k` of 0 where there is none."""
-    columns: int
-    """Columns that the probe reads; 0 for all."""
-    scores: NDArray[np.float64]
+    study = opened.config.study
+    truth = {label.name: test.labels[:, LABELS.index(label)] for label in chosen}
+    return rows + told(scored, truth, test.documents, resamples=study.resamples, seed=study.seed)
 
 
 def _vocabulary(opened: OpenedMember) -> list[str]:
@@ -149,7 +140,7 @@ def _floor(
     train, test = asked
     for number, label in enumerate(labels):
         known = token_scores(train.tokens, train.labels[:, number], vocabulary)
-        yield Scored(label, FLOOR, Size(0, 0, 0), 0, known[test.tokens])
+        yield Scored(label, FLOOR, NO_DICTIONARY, 0, known[test.tokens])
 
 
 def _dense(asked: tuple[Asked, Asked], labels: Sequence[Label]) -> Iterator[Scored]:
@@ -157,8 +148,8 @@ def _dense(asked: tuple[Asked, Asked], labels: Sequence[Label]) -> Iterator[Scor
     train, test = asked
     x, y = train.x.double().numpy(), test.x.double().numpy()
     for number, label in enumerate(labels):
-        told, none = train.labels[:, number], Size(0, 0, 0)
-        yield Scored(label, DENSE, none, 0, fit_probe(x, told).scores(y))
+        probe = fit_probe(x, train.labels[:, number])
+        yield Scored(label, DENSE, NO_DICTIONARY, 0, probe.scores(y))
 
 
 def _represented(
@@ -166,11 +157,10 @@ def _represented(
 ) -> Iterator[Represented]:
     """Latents of each dictionary and of a random one of its size, coordinates, and PCA."""
     train, test = asked
-    none = Size(0, 0, 0)
-    yield Represented(NEURONS, none, train.x.numpy(), test.x.numpy())
+    yield Represented(NEURONS, NO_DICTIONARY, train.x.numpy(), test.x.numpy())
     parts = fit_components(train.x.split(BLOCK), width=train.x.shape[1], num=train.x.shape[1])
     turned = [((a.x - parts.mean) @ parts.components.T).numpy() for a in asked]
-    yield Represented(PCA, none, turned[0], turned[1])
+    yield Represented(PCA, NO_DICTIONARY, turned[0], turned[1])
     for size in sizes:
         dictionary = opened.run.dictionaries[size.name]
         yield Represented(DICTIONARY, size, *(_latents(dictionary, a.x) for a in asked))
@@ -220,78 +210,3 @@ def _sparse(
 def _columns(rows: Rows, columns: NDArray[np.int64]) -> NDArray[np.float64]:
     chosen: Any = rows[:, columns]
     return np.asarray(chosen.toarray() if isinstance(rows, csr_array) else chosen, dtype=np.float64)
-
-
-def _told(
-    opened: OpenedMember, test: Asked, labels: Sequence[Label], scored: Sequence[Scored]
-) -> list[Json]:
-    """A row for each probe, with its interval over documents, and the means over labels."""
-    study = opened.config.study
-    truth = {label.name: test.labels[:, number] for number, label in enumerate(labels)}
-    rows: list[Json] = []
-    for each in scored:
-        label = truth[each.label.name]
-        sums = right_of_classes(each.scores, label, test.documents)
-        found = bootstrap_statistic(
-            sums, balanced_accuracy, resamples=study.resamples, seed=study.seed
-        )
-        rows.append(
-            {
-                "kind": PROBE,
-                "label": each.label.name,
-                "label_group": each.label.group,
-                **_named(each),
-                "balanced_accuracy": found.estimate,
-                "balanced_accuracy_low": found.low,
-                "balanced_accuracy_high": found.high,
-                "auc": area_under_curve(each.scores, label),
-                "positive_share": float(label.mean()),
-                "rows": len(label),
-                "documents": int(test.documents.max()) + 1,
-            }
-        )
-    return rows + _summed(rows)
-
-
-def _named(each: Scored) -> Json:
-    return {
-        "representation": each.kind,
-        "num_latents": each.size.num_latents,
-        "k": each.size.k,
-        "dictionary_seed": each.size.seed,
-        "columns": each.columns,
-    }
-
-
-def _summed(rows: Sequence[Json]) -> list[Json]:
-    """Means over the labels of a group, and their share of what all coordinates tell.
-
-    share = Σ (accuracy − 1/2) / Σ (accuracy of the dense probe − 1/2), over the labels.
-    """
-    keys = ("representation", "num_latents", "k", "dictionary_seed", "columns", "label_group")
-    groups: dict[tuple[Any, ...], list[Json]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
-    dense = {row["label"]: row for row in rows if row["representation"] == DENSE}
-    floor = {row["label"]: row for row in rows if row["representation"] == FLOOR}
-    found = []
-    for names, own in groups.items():
-        mean = {
-            key: float(np.mean([row[key] for row in own])) for key in ("balanced_accuracy", "auc")
-        }
-        above = sum(dense[row["label"]]["balanced_accuracy"] - 0.5 for row in own)
-        alone = np.mean([floor[row["label"]]["balanced_accuracy"] for row in own])
-        found.append(
-            {
-                "kind": PROBES,
-                **dict(zip(keys, names, strict=True)),
-                **mean,
-                "labels": len(own),
-                "above_chance": mean["balanced_accuracy"] - 0.5,
-                "beyond_token": mean["balanced_accuracy"] - float(alone),
-                "share_of_dense": (mean["balanced_accuracy"] - 0.5) * len(own) / above
-                if above > 0
-                else None,
-            }
-        )
-    return found

@@ -9,18 +9,12 @@ from typing import Any
 import numpy as np
 
 from bathyscope.pages.study_data import Table
-from bathyscope.stages.studies.capability.probing import (
-    DENSE,
-    FLOOR,
-    KS,
-    LEFT_OUT,
-    PROBE,
-    SHUFFLED,
-)
+from bathyscope.stages.studies.capability.probe_figures import DENSE, FLOOR, PROBE
+from bathyscope.stages.studies.capability.probing import KS, LEFT_OUT, SHUFFLED
 from bathyscope.stages.studies.capability.shapes import TENTH
 from bathyscope.stages.studies.capability.sizes import EQUAL_RATIO
 from bathyscope.stages.studies.capability.techniques import TECHNIQUES
-from bathyscope.stages.studies.capability.verdicts import Judged, middle_reason
+from bathyscope.stages.studies.capability.verdicts import Judged, over_capability, over_size
 from bathyscope.stages.studies.coders import DICTIONARY, NEURONS, PCA, RANDOM
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.verdicts import Row, by_architecture, judged, means
@@ -66,8 +60,8 @@ def _glanced(each: Judged) -> dict[str, Any]:
         "high": float(np.mean([v.value for v in ordered if v.member.parameters == largest])),
         "size": _interval(each.shapes.trend, math.log(10)),
         "capability": _interval(each.shapes.capability_trend, TENTH),
-        "middle": middle_reason(each.shapes.over_size),
-        "middle_capability": middle_reason(each.shapes.over_capability),
+        "middle": over_size(each.shapes),
+        "middle_capability": over_capability(each.shapes),
     }
 
 

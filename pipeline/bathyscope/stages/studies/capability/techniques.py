@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from bathyscope.stages.studies.capability.graphs import EXCHANGED, GRAPH, TRANSCODER
 from bathyscope.stages.studies.capability.patching import ATP, CHANGE, OTHER, PATCHING, STAR
-from bathyscope.stages.studies.capability.probing import DENSE, FLOOR, KS, PROBES, SHUFFLED
+from bathyscope.stages.studies.capability.probe_figures import DENSE, FLOOR, PROBES
+from bathyscope.stages.studies.capability.probing import KS, SHUFFLED
 from bathyscope.stages.studies.capability.recovered import RECOVERED
 from bathyscope.stages.studies.capability.sizes import EQUAL_COUNT, EQUAL_RATIO, PROTOCOLS
 from bathyscope.stages.studies.coders import DICTIONARY, NEURONS, PCA, RANDOM

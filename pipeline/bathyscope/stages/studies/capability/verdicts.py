@@ -22,7 +22,7 @@ from bathyscope.stages.studies.verdicts import (
     trend_of,
 )
 from bathyscope.studies.regression import Trend
-from bathyscope.studies.sweet_spot import FEWEST_SEEDS, FEWEST_SIZES, Comparison, SweetSpot
+from bathyscope.studies.sweet_spot import FEWEST_SEEDS, FEWEST_SIZES, SweetSpot
 
 _ANSWERS = {"rises": "yes", "falls": "no", "no trend shown": "not shown"}
 _MIDDLE = "is highest at a middle size or capability."
@@ -99,12 +99,22 @@ def answer(found: Sequence[Judged]) -> str:
     return " ".join(told)
 
 
-def middle_reason(shapes: Comparison | None) -> str:
-    """Why no middle is named, or which."""
-    if shapes is None:
-        return "sizes have equal bits per byte"
-    spot = shapes.sweet_spot
-    return shapes.reason if spot is None else f"{spot.kind} at {spot.size:.3g}"
+def over_size(shapes: Shapes) -> str:
+    """Which middle is named over sizes, or why none."""
+    spot = shapes.over_size.sweet_spot
+    if spot is None:
+        return shapes.over_size.reason
+    return f"{spot.kind} at {spot.size:,.0f} parameters"
+
+
+def over_capability(shapes: Shapes) -> str:
+    """The same over capability; places in a reason are 1 / bits per byte."""
+    if shapes.over_capability is None:
+        return "two sizes have equal bits per byte"
+    spot = shapes.over_capability.sweet_spot
+    if spot is None:
+        return shapes.over_capability.reason.replace("sizes", "capabilities")
+    return f"{spot.kind} at {1 / spot.size:.3g} bits per byte"
 
 
 def _middle(each: Judged, controls: str) -> Verdict:
@@ -145,8 +155,8 @@ def _answer_of(each: Judged) -> str:
 
 def _doubt_of_middle(each: Judged) -> str:
     told = [
-        f"Over sizes: {middle_reason(each.shapes.over_size)}.",
-        f"Over capability: {middle_reason(each.shapes.over_capability)}.",
+        f"Over sizes: {over_size(each.shapes)}.",
+        f"Over capability: {over_capability(each.shapes)}.",
         f"A middle is named from {FEWEST_SIZES} sizes of {FEWEST_SEEDS} seeds on, where a parabola "
         "leads all monotone shapes by AICc, by more than chance, with its top inside.",
         f"Here: {_counts(each.values)}.",
