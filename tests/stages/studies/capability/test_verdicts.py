@@ -153,3 +153,21 @@ def test_a_technique_that_some_models_lack_is_judged_of_the_others() -> None:
     page = capability.conclude(config(), members, rows)
     assert [v.answer for v in page.verdicts] == ["not shown", "yes", "yes"]
     assert "4 sizes, 2 seeds: too few to name a middle" in page.verdicts[0].doubt
+
+
+def test_a_technique_that_gives_less_than_a_control_is_named() -> None:
+    members, rows = family(lambda x: 0.3 + 0.01 * x)
+    page = capability.conclude(config(), members, rows)
+    [table] = [t for t in page.tables if "strongest control" in t.title]
+    [row] = table.rows
+    assert (row["control"], row["answer"]) == ("scores of another pair", "yes")
+    value, low, high = row["difference"]
+    assert value == pytest.approx(0.29, abs=0.01)
+    assert low < value < high
+    assert "Not above" not in page.answer
+    for each in rows:
+        if each.get("method") == "other_pair":
+            each["pearson"] = 0.5
+    page = capability.conclude(config(), members, rows)
+    told = "Not above the strongest control: AtP against exact patching (scores of another pair)."
+    assert page.answer.endswith(told)

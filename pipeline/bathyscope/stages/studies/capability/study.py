@@ -17,6 +17,7 @@ from bathyscope.stages.studies.capability.figures import plots
 from bathyscope.stages.studies.capability.measures import measure_member
 from bathyscope.stages.studies.capability.patching import EXCLUDED, FARTHEST
 from bathyscope.stages.studies.capability.probing import FEWEST_ROWS, KS
+from bathyscope.stages.studies.capability.rivals import rivals_of, rivals_told
 from bathyscope.stages.studies.capability.shapes import bits_per_byte
 from bathyscope.stages.studies.capability.sizes import spliced_sizes
 from bathyscope.stages.studies.capability.tables import tables
@@ -140,14 +141,15 @@ def conclude(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> 
     """Whether each technique has a middle, trends over size and capability, plots and tables."""
     bits = bits_per_byte(members, rows)
     found = judged_techniques(config, members, rows, bits)
+    rivals = rivals_of(config, members, rows, found)
     return StudyPage(
         name=NAME,
         title=TITLE,
         question=QUESTION,
-        answer=answer(found),
+        answer=" ".join(filter(None, [answer(found), rivals_told(rivals)])),
         verdicts=verdicts(config, members, rows, found),
         plots=plots(members, rows, bits),
-        tables=tables(members, rows, found, bits),
+        tables=tables(members, rows, found, rivals, bits),
         members=member_rows(members),
         protocol=_protocol(config, rows),
         sources=SOURCES,

@@ -11,6 +11,7 @@ import numpy as np
 from bathyscope.pages.study_data import Table
 from bathyscope.stages.studies.capability.probe_figures import DENSE, FLOOR, PROBE
 from bathyscope.stages.studies.capability.probing import KS, LEFT_OUT, SHUFFLED
+from bathyscope.stages.studies.capability.rivals import Rival, rivals_table
 from bathyscope.stages.studies.capability.shapes import TENTH
 from bathyscope.stages.studies.capability.sizes import EQUAL_RATIO
 from bathyscope.stages.studies.capability.techniques import TECHNIQUES
@@ -29,10 +30,17 @@ def tables(
     members: Sequence[Member],
     rows: Sequence[Row],
     found: Sequence[Judged],
+    rivals: Sequence[Rival],
     bits: Mapping[str, float],
 ) -> list[Table]:
-    """Techniques at a glance, their shapes, labels of the probes, and a row per model."""
-    made = [_glance(found), _shapes(found), _labels(members, rows), _models(members, rows, bits)]
+    """Techniques at a glance, with their rivals and shapes, labels of probes, and every model."""
+    made = [
+        _glance(found),
+        rivals_table(rivals),
+        _shapes(found),
+        _labels(members, rows),
+        _models(members, rows, bits),
+    ]
     return [table for table in made if table.rows]
 
 

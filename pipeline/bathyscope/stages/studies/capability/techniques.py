@@ -26,6 +26,8 @@ class Figure(NamedTuple):
     key: str
     where: Where
     """Columns and the values that rows must have there."""
+    rival: bool = False
+    """Whether the technique should give more than this control."""
 
 
 class Technique(NamedTuple):
@@ -67,9 +69,13 @@ class Technique(NamedTuple):
 
 
 def _recovered(protocol: str, key: str, subject: str, short: str, unit: str) -> Technique:
-    kinds = ((PCA, "PCA of k components"), (NEURONS, "k coordinates"), (RANDOM, "random"))
+    kinds = (
+        (PCA, "PCA of k components"),
+        (NEURONS, "k coordinates"),
+        (RANDOM, "random directions"),
+    )
     own = {"representation": DICTIONARY}
-    controls = [Figure(words, key, {"representation": kind}) for kind, words in kinds]
+    controls = [Figure(words, key, {"representation": kind}, True) for kind, words in kinds]
     if key == "loss_recovered_mean":
         controls.append(Figure("against zero ablation", "loss_recovered_zero", own))
     return Technique(
@@ -80,7 +86,7 @@ def _recovered(protocol: str, key: str, subject: str, short: str, unit: str) -> 
         Figure("dictionaries", key, own),
         unit,
         tuple(controls),
-        "One hook point at half of the depth; the baseline puts the mean over training rows in its "
+        "One hook point; the baseline puts the mean over training rows in its "
         "place, and rows per latent are fixed, so that none is trained to convergence.",
         "The opposite sign with dictionaries that are trained to convergence, or at other depths.",
     )
@@ -95,10 +101,10 @@ def _probed(protocol: str, key: str, subject: str, short: str, unit: str) -> Tec
 
     controls = [
         Figure("one latent", key, of(DICTIONARY, min(KS))),
-        Figure(f"{most} coordinates", key, of(NEURONS)),
-        Figure(f"{most} PCA coordinates", key, of(PCA)),
-        Figure(f"{most} latents of a random dictionary", key, of(RANDOM)),
-        Figure("shuffled labels", key, of(SHUFFLED)),
+        Figure(f"{most} coordinates", key, of(NEURONS), True),
+        Figure(f"{most} PCA coordinates", key, of(PCA), True),
+        Figure(f"{most} latents of a random dictionary", key, of(RANDOM), True),
+        Figure("shuffled labels", key, of(SHUFFLED), True),
         Figure("labels of the current token", key, of(DICTIONARY, group=TOKEN)),
         Figure("balanced accuracy of all coordinates", "balanced_accuracy",
                {**asked, "representation": DENSE}),
@@ -120,7 +126,7 @@ def _probed(protocol: str, key: str, subject: str, short: str, unit: str) -> Tec
 
 
 _SHARE = "the share of the loss that dictionaries recover"
-_LATENTS = "five latents"
+_LATENTS = f"{max(KS)} latents"
 _PAIRS = (
     "Pairs differ in one of the last tokens; every head and MLP is one node, and larger models "
     "have more heads, so more nodes."
@@ -173,7 +179,7 @@ TECHNIQUES = (
         "the agreement of attribution patching with exact patching",
         "AtP against exact patching", PATCHING, None,
         Figure("AtP", "pearson", {"method": ATP}), "Pearson's correlation",
-        (Figure("scores of another pair", "pearson", {"method": OTHER}),
+        (Figure("scores of another pair", "pearson", {"method": OTHER}, True),
          Figure("AtP by ranks", "spearman", {"method": ATP}),
          Figure("relative error of AtP", "relative_error", {"method": ATP})),
         _PAIRS, "The opposite sign with nodes at each position, or with pairs from a task.",
@@ -182,7 +188,7 @@ TECHNIQUES = (
         "the agreement of AtP* with exact patching",
         "AtP* against exact patching", PATCHING, None,
         Figure("AtP*", "spearman", {"method": STAR}), "Spearman's correlation of magnitudes",
-        (Figure("how much a node changes", "spearman", {"method": CHANGE}),
+        (Figure("how much a node changes", "spearman", {"method": CHANGE}, True),
          Figure("AtP* by values", "pearson", {"method": STAR})),
         f"{_PAIRS} AtP* has no sign, so magnitudes are compared.",
         "The opposite sign with nodes at each position, or with pairs from a task.",
@@ -191,7 +197,7 @@ TECHNIQUES = (
         "the replacement score of attribution graphs",
         "replacement score", GRAPH, None,
         Figure("transcoders", "replacement", {"representation": TRANSCODER}), "replacement score",
-        (Figure("decoder rows exchanged", "replacement", {"representation": EXCHANGED}),
+        (Figure("decoder rows exchanged", "replacement", {"representation": EXCHANGED}, True),
          Figure("completeness", "completeness", {"representation": TRANSCODER}),
          Figure("completeness, decoder rows exchanged", "completeness",
                 {"representation": EXCHANGED})),
