@@ -8,12 +8,14 @@ from typing import Any
 
 from bathyscope.pages.series import Series
 from bathyscope.pages.study_data import Plot
-from bathyscope.stages.studies.capability.techniques import TECHNIQUES, Figure, Technique
+from bathyscope.stages.studies.capability.techniques import TECHNIQUES, Technique
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.verdicts import Of, Row, by_architecture, judged, size_series
 
 PARAMETERS = "parameters, embeddings included"
 BITS = "bits per byte of the held-out text"
+_CONTROL_STYLES = (4, 5, 2, 3)
+"""Colours and markers; the first two belong to architectures, the next also to models at first."""
 
 
 def plots(members: Sequence[Member], rows: Sequence[Row], bits: Mapping[str, float]) -> list[Plot]:
@@ -34,22 +36,16 @@ def _over_size(
     untrained = technique.values([m for m in members if not m.trained], rows)
     series += size_series(untrained, "without training", colour=2)
     first = _first(values)
-    for number, figure in enumerate(_shown_controls(technique)):
-        own = [m for m in judged(members) if m in first]
-        for line in size_series(technique.values(own, rows, figure)):
+    rivals = [figure for figure in technique.controls if figure.rival]
+    for style, figure in zip(_CONTROL_STYLES, rivals, strict=False):
+        own = technique.values([m for m in judged(members) if m in first], rows, figure)
+        for line in size_series(own):
             series.append(
-                replace(
-                    line,
-                    label=figure.words,
-                    colour=number + 4,
-                    marker=number + 4,
-                    dashed=1,
-                    opacity=0.6,
-                )
+                replace(line, label=figure.words, colour=style, marker=style, dashed=2, opacity=0.7)
             )
-    note = "Controls (hollow) are of one architecture and seed."
+    note = "Controls (dotted) are of one architecture and seed." if rivals else ""
     if any(each.lows for each in series):
-        note = f"Bars: 95 % intervals over documents. {note}"
+        note = f"Bars: 95 % intervals over documents. {note}".rstrip()
     return Plot(_title(technique), PARAMETERS, technique.unit, series, note=note)
 
 
@@ -77,7 +73,9 @@ def _over_bits(
 ) -> list[Series]:
     """A line per architecture and seed, by bits per byte."""
     found = []
-    for number, (name, own) in enumerate(sorted(by_architecture(values).items())):
+    ordered = sorted(values, key=lambda v: v.member.parameters)
+    for number, name in enumerate(dict.fromkeys(v.member.architecture for v in ordered)):
+        own = [v for v in values if v.member.architecture == name]
         for seed in sorted({v.member.seed or 0 for v in own}):
             points = sorted(
                 (bits[v.member.name], v.value) for v in own if (v.member.seed or 0) == seed
@@ -113,11 +111,6 @@ def _with_bars(
         lows, highs = [low for low, _ in both], [high for _, high in both]
         found.append(replace(line, lows=lows, highs=highs))
     return found
-
-
-def _shown_controls(technique: Technique) -> list[Figure]:
-    """Controls in the technique's own unit."""
-    return [figure for figure in technique.controls if figure.key == technique.figure.key]
 
 
 def _first(values: Sequence[Of]) -> list[Member]:

@@ -23,6 +23,8 @@ from bathyscope.studies.sweet_spot import Comparison, compare
 TENTH = math.log(1 / 0.9)
 """ln of the ratio of capabilities where bits per byte are a tenth fewer."""
 _FEWEST_SIZES = 3
+_MOST_RESAMPLES = 500
+"""Refits of all shapes behind a middle: each takes milliseconds."""
 
 
 class Shapes(NamedTuple):
@@ -53,15 +55,16 @@ def shapes_of(config: Config, values: Sequence[Of], bits: Mapping[str, float]) -
     places = [v.member.parameters for v in values]
     y, seeds = [v.value for v in values], [v.member.seed or 0 for v in values]
     draws = {"seed": study.seed, "resamples": study.resamples}
+    refits = {**draws, "resamples": min(study.resamples, _MOST_RESAMPLES)}
     if len(set(places)) < _FEWEST_SIZES:
         return None
     capability = _capability_of_sizes(values, bits)
     try:
-        over_capability = compare([capability[p] for p in places], y, seeds, **draws)
+        over_capability = compare([capability[p] for p in places], y, seeds, **refits)
     except FitError:
         over_capability = None
     return Shapes(
-        compare(places, y, seeds, **draws),
+        compare(places, y, seeds, **refits),
         over_capability,
         trend(places, y, seeds, **draws),
         trend([1 / bits[v.member.name] for v in values], y, seeds, **draws),

@@ -92,10 +92,14 @@ def answer(found: Sequence[Judged]) -> str:
         f"{name}: a middle size or capability at which a technique works best is "
         f"{'shown of ' + '; '.join(middle) if middle else f'not shown of any of {len(own)}'}."
     ]
-    for verdict, words in (("rises", "Rises"), ("falls", "Falls"), ("no trend shown", "Neither")):
+    for verdict, words in (
+        ("rises", "Rises with the size"),
+        ("falls", "Falls with the size"),
+        ("no trend shown", "No trend with the size is shown of"),
+    ):
         names = [each.technique.short for each in own if each.shapes.trend.verdict == verdict]
         if names:
-            told.append(f"{words} with the size: {'; '.join(names)}.")
+            told.append(f"{words}: {'; '.join(names)}.")
     return " ".join(told)
 
 
@@ -157,8 +161,6 @@ def _doubt_of_middle(each: Judged) -> str:
     told = [
         f"Over sizes: {over_size(each.shapes)}.",
         f"Over capability: {over_capability(each.shapes)}.",
-        f"A middle is named from {FEWEST_SIZES} sizes of {FEWEST_SEEDS} seeds on, where a parabola "
-        "leads all monotone shapes by AICc, by more than chance, with its top inside.",
         f"Here: {_counts(each.values)}.",
     ]
     if not math.isfinite(each.shapes.over_size.shapes["quadratic"].aicc):
@@ -207,7 +209,7 @@ def _controls(config: Config, each: Judged, members: Sequence[Member], rows: Seq
     told.append(
         f"models without training {spread(v.value for v in untrained)}{_slope(config, untrained)}"
     )
-    text = "; ".join(told)
+    text = "; ".join(told).replace(" -", " −")
     return f"{text[0].upper()}{text[1:]}."
 
 
