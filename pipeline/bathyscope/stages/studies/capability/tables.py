@@ -23,6 +23,7 @@ from bathyscope.studies.regression import Trend
 from bathyscope.studies.sweet_spot import Comparison
 from bathyscope.studies.token_labels import LABELS
 
+_DECIMALS = 3
 _SHAPES = ("constant", "linear", "monotone", "quadratic")
 
 
@@ -68,8 +69,11 @@ def _glanced(each: Judged) -> dict[str, Any]:
         "high": float(np.mean([v.value for v in ordered if v.member.parameters == largest])),
         "size": _interval(each.shapes.trend, math.log(10)),
         "capability": _interval(each.shapes.capability_trend, TENTH),
-        "middle": over_size(each.shapes),
-        "middle_capability": over_capability(each.shapes),
+        # Why none is named stands with the verdict.
+        "middle": over_size(each.shapes) if each.shapes.over_size.sweet_spot else "none named",
+        "middle_capability": over_capability(each.shapes)
+        if each.shapes.over_capability and each.shapes.over_capability.sweet_spot
+        else "none named",
     }
 
 
@@ -121,7 +125,6 @@ def _labels(members: Sequence[Member], rows: Sequence[Row]) -> Table:
     ends = [ordered[0].member, ordered[-1].member]
     most = max(KS)
     probes = (
-        ("floor", "current token alone", FLOOR, 0),
         ("dense", "all coordinates", DENSE, 0),
         ("one", "one latent", DICTIONARY, min(KS)),
         ("few", f"{most} latents", DICTIONARY, most),
@@ -130,7 +133,11 @@ def _labels(members: Sequence[Member], rows: Sequence[Row]) -> Table:
         ("random", f"{most} of a random dictionary", RANDOM, most),
         ("shuffled", "shuffled labels", SHUFFLED, most),
     )
-    columns = [("label", "label", "text"), ("share", "rows that have it", "percent")]
+    columns = [
+        ("label", "label", "text"),
+        ("share", "rows that have it", "percent"),
+        ("floor", "current token alone", "number"),
+    ]
     for key, words, *_ in probes:
         columns += [(f"{key}{i}", f"{words}, {m.name}", "number") for i, m in enumerate(ends)]
     left_out = sorted({row["label"] for row in rows if row["kind"] == LEFT_OUT})
@@ -144,6 +151,8 @@ def _labels(members: Sequence[Member], rows: Sequence[Row]) -> Table:
         if not here:
             continue
         shown: dict[str, Any] = {"label": label.words, "share": here[0]["positive_share"]}
+        # The token alone is the same for all models.
+        shown["floor"] = _accuracy(here, ends[0], FLOOR, 0)
         for key, _, kind, count in probes:
             for i, member in enumerate(ends):
                 shown[f"{key}{i}"] = _accuracy(here, member, kind, count)
@@ -159,7 +168,7 @@ def _accuracy(rows: Sequence[Row], member: Member, kind: str, columns: int) -> f
         and (row["representation"], row["columns"]) == (kind, columns)
         and EQUAL_RATIO in row["protocols"]
     ]
-    return float(np.mean(values)) if values else None
+    return round(float(np.mean(values)), _DECIMALS) if values else None
 
 
 def _models(members: Sequence[Member], rows: Sequence[Row], bits: Mapping[str, float]) -> Table:
@@ -168,9 +177,9 @@ def _models(members: Sequence[Member], rows: Sequence[Row], bits: Mapping[str, f
     columns += [(f"value{i}", each.short, "number") for i, each in enumerate(TECHNIQUES)]
     found = []
     for member in known:
-        shown: dict[str, Any] = {"member": member.name, "bits": bits[member.name]}
+        shown: dict[str, Any] = {"member": member.name, "bits": round(bits[member.name], _DECIMALS)}
         for i, technique in enumerate(TECHNIQUES):
             values = technique.values([member], rows)
-            shown[f"value{i}"] = values[0].value if values else None
+            shown[f"value{i}"] = round(values[0].value, _DECIMALS) if values else None
         found.append(shown)
     return Table("Every model", columns, found)
