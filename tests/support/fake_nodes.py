@@ -40,11 +40,13 @@ def why_not() -> str | None:
 class FakeNodes:
     """One or two nodes, `node1` and `node2`, for as long as a `with` block lasts.
 
-    `folder` is seen by both under its own path, though each has another /tmp.
+    `folder` keeps what belongs to them. It and `shared`, which holds it, are seen by both under
+    their own paths, though each node has another /tmp.
     """
 
-    def __init__(self, folder: Path, *, count: int = 2) -> None:
+    def __init__(self, folder: Path, *, count: int = 2, shared: Path | None = None) -> None:
         self.folder = folder
+        self.shared = shared or folder
         self.names = [f"node{i + 1}" for i in range(count)]
         self.pids: dict[str, int] = {}
         self._holders: list[subprocess.Popen[bytes]] = []
@@ -115,16 +117,17 @@ class FakeNodes:
             set -e
             hostname {name}
             mount --bind {hosts} /etc/hosts
-            case {self.folder} in /tmp/*)
-                mkdir -p {private}/{self.folder.relative_to(self.folder.anchor + "tmp")}
-                mount --bind {self.folder} {private}/{self.folder.relative_to("/tmp")}
+            case {self.shared} in /tmp/*)
+                mkdir -p {private}{str(self.shared).removeprefix("/tmp")}
+                mount --bind {self.shared} {private}{str(self.shared).removeprefix("/tmp")}
             esac
             mount --rbind {private} /tmp
             ip link set lo up
             touch {self.folder}/{name}-is-up
-            exec sleep infinity
+            # Its orphans are buried, as an init does: `ray stop` waits for processes to be gone.
+            while :; do sleep 60 & wait; done
         """
-        self._holders.append(subprocess.Popen([*_ALONE, "sh", "-c", script]))
+        self._holders.append(subprocess.Popen([*_ALONE, "bash", "-c", script]))
         self.pids[name] = _child_of(self._holders[-1], self.folder / f"{name}-is-up")
 
 
