@@ -50,7 +50,8 @@ while :; do
         continue
     fi
     if [ "$state" != "$before" ]; then
-        echo "RayJob $job: ${state% }"
+        shown=${state% }
+        echo "RayJob $job: ${shown:-waits for the operator}"
         before=$state
     fi
     case $state in

@@ -108,6 +108,7 @@ class FakeNodes:
             subprocess.run([*enter, "ip", "link", "set", "eth1", "up"], check=True)
 
     def _start(self, name: str, number: int) -> None:
+        self.folder.mkdir(exist_ok=True)
         private = self.folder / f"tmp-of-{name}"
         private.mkdir(mode=0o1777)
         hosts = self.folder / "hosts"
