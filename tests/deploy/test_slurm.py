@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -114,3 +117,118 @@ def shards(run: Path) -> dict[str, bytes]:
     """The stored rows of a run."""
     found = listing(run / "activations.zarr")
     return {name: data for name, data in found.items() if re.search(r"/c(\.\d+)+$", name)}
+
+
+DRIVER = """#!/bin/sh
+# Stands for the driver: it waits for the notice, and has nothing to do when it comes back.
+echo "driver, restart ${SLURM_RESTART_COUNT:-0}: $*"
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then exit 0; fi
+trap 'echo the driver was told; exit 143' USR1
+touch FOLDER/driver-is-up
+while :; do sleep 0.1; done
+"""
+
+
+@only_whole
+@pytest.mark.parametrize("launch", ["symmetric", "classic"])
+def test_the_driver_is_told_of_a_notice_and_the_job_is_requeued(
+    slurm: Callable[..., subprocess.Popen[str]], tmp_path: Path, launch: str
+) -> None:
+    driver = tmp_path / "driver.sh"
+    driver.write_text(DRIVER.replace("FOLDER", str(tmp_path)), encoding="utf-8")
+    driver.chmod(0o755)
+    job = slurm("run", "url=mine", BATHYSCOPE=str(driver), BATHYSCOPE_LAUNCH=launch)
+    end = time.monotonic() + 120
+    while time.monotonic() < end and not (tmp_path / "driver-is-up").exists():
+        time.sleep(0.2)
+    batch = int((tmp_path / "nodes" / "slurm" / "job-1.pid").read_text())
+    os.kill(batch, signal.SIGUSR1)
+    text = ended(job, tmp_path / "job.log")
+    told = text.index("the driver was told")
+    assert text.index("notice: this job is about to end, the driver is told") < told
+    assert told < text.index("requeued: the same command goes on where this one stopped")
+    again = text.index("driver, restart 1: run url=mine cluster=address")
+    assert text.index("job 1, restart 1: 2 node(s)") < again
+    assert (tmp_path / "nodes" / "slurm" / "requeued").read_text() == "1\n"
+
+
+@only_whole
+def test_a_harvest_in_classic_steps_has_the_bytes_of_one_process(
+    slurm: Callable[..., subprocess.Popen[str]],
+    config: Config,
+    tiny_config: Callable[..., Config],
+    tmp_path: Path,
+) -> None:
+    targets = tmp_path / "targets"
+    targets.mkdir()
+    words = words_of(config, tmp_path)
+    job = slurm("harvest", *words, BATHYSCOPE_LAUNCH="classic", BATHYSCOPE_TARGETS=str(targets))
+    path = targets / "bathyscope-1.json"
+    while job.poll() is None and not path.exists():
+        time.sleep(0.1)
+    assert json.loads(path.read_text()) == [
+        {"labels": {"slurm_job": "1"}, "targets": ["node1:8080", "node2:8080"]}
+    ]
+    assert "head node1 at 10.77.0.1:20001, classic" in ended(job, tmp_path / "job.log")
+    assert not path.exists()
+    inline = tiny_config(tmp_path / "inline", store__items_per_unit=8)
+    run_stages(inline, stages=["corpus", "harvest"])
+    assert shards(tmp_path / "run") == shards(tmp_path / "inline")
+
+
+def script(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """The batch script by itself, as far as it comes without Slurm."""
+    job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[1-2]"}
+    return subprocess.run(
+        ["bash", str(SCRIPT), *words],
+        env={"PATH": os.environ["PATH"], "HOME": "/nowhere", **job, **settings},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+def test_a_job_without_a_command_or_with_an_unknown_launch_ends_at_once() -> None:
+    without = script()
+    assert without.returncode == 2
+    assert "no command given" in without.stderr
+    unknown = script("run", "url=mine", BATHYSCOPE_LAUNCH="magic")
+    assert unknown.returncode == 2
+    assert "BATHYSCOPE_LAUNCH is magic; symmetric or classic is wanted" in unknown.stderr
+
+
+def test_secrets_that_others_can_read_are_refused(tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets.sh"
+    secrets.write_text("HF_TOKEN=canary\n", encoding="utf-8")
+    secrets.chmod(0o644)
+    open_to_all = script("run", BATHYSCOPE_LAUNCH="magic", BATHYSCOPE_SECRETS=str(secrets))
+    assert open_to_all.returncode == 2
+    assert "chmod 600" in open_to_all.stderr
+    assert "canary" not in open_to_all.stderr + open_to_all.stdout
+    secrets.chmod(0o600)
+    closed = script("run", BATHYSCOPE_LAUNCH="magic", BATHYSCOPE_SECRETS=str(secrets))
+    assert "BATHYSCOPE_LAUNCH" in closed.stderr
+
+
+def directives(path: Path, mark: str) -> dict[str, str]:
+    lines = re.findall(rf"^{mark} --(\S+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(line.partition("=")[::2] for line in lines)
+
+
+def test_the_notice_leaves_time_for_the_units_under_way() -> None:
+    found = directives(SCRIPT, "#SBATCH")
+    assert found["signal"] == "B:USR1@120"
+    assert {"requeue", "exclusive"} <= set(found)
+    # 30 seconds to end Ray after the driver.
+    assert Config().cluster.drain_s + 30 <= 120
+
+
+def test_the_nightly_entry_is_one_small_job_whose_name_never_runs_twice() -> None:
+    path = DEPLOY / "slurm" / "nightly.scron"
+    assert set(directives(path, "#SCRON")) >= {"job-name", "time", "ntasks", "chdir", "output"}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    (entry,) = [line for line in lines if line and not line.startswith("#")]
+    minute, hour, *every = entry.split()[:5]
+    assert (int(minute) < 60, int(hour) < 24, every) == (True, True, ["*", "*", "*"])
+    assert "--dependency=singleton --time=20:00:00 deploy/slurm/bathyscope.sbatch" in entry
