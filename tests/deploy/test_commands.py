@@ -15,7 +15,12 @@ SLURM_ADDS = ["cluster=address", "cluster.address=10.0.0.1:20001"]
 def test_commands_are_found_in_every_kind_of_file() -> None:
     found = {command.file for command in commands()}
     assert {name for name, _ in job_specs()} <= found
-    assert {"slurm/bathyscope.sbatch", "slurm/nightly.scron", "kuberay/raycluster.yaml"} <= found
+    assert {
+        "README.md",
+        "slurm/bathyscope.sbatch",
+        "slurm/nightly.scron",
+        "kuberay/raycluster.yaml",
+    } <= found
 
 
 @pytest.mark.parametrize("command", commands(), ids=str)
