@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 import fake_slurm
 from bathyscope.commands.run import run as run_stages
 from bathyscope.config import Config
 from deploy_files import DEPLOY, ROOT, WHOLE, missing
+from deploy_jobs import PROGRAMS, shards, waiting_driver, words_of
 from fake_nodes import FakeNodes, why_not
-from support import listing
 
 SCRIPT = DEPLOY / "slurm" / "bathyscope.sbatch"
-PROGRAMS = {
-    "ray": (sys.executable, "-m", "ray.scripts.scripts"),
-    "bathyscope": (sys.executable, "-m", "bathyscope.cli"),
-}
 SMALL_JOB = ("--nodes=2", "--cpus-per-task=1", "--gpus-per-node=0")
 only_whole = pytest.mark.skipif(not WHOLE, reason="takes a minute: `make deploy-check`")
 
@@ -79,16 +71,6 @@ def config(tiny_config: Callable[..., Config], tmp_path: Path) -> Config:
     return config
 
 
-def words_of(config: Config, folder: Path) -> list[str]:
-    """Words of the command line that compose a configuration."""
-    experiments = folder / "conf" / "experiment"
-    experiments.mkdir(parents=True)
-    values: dict[str, Any] = dataclasses.asdict(config)
-    text = "# @package _global_\n" + yaml.safe_dump(values)
-    (experiments / "tiny.yaml").write_text(text, encoding="utf-8")
-    return [f"--config-dir={folder / 'conf'}", "experiment=tiny", "cluster.workers=2"]
-
-
 def ended(job: subprocess.Popen[str], log: Path, seconds: float = 200) -> str:
     """What a job that succeeded has printed."""
     with suppress(subprocess.TimeoutExpired):
@@ -113,33 +95,15 @@ def test_a_harvest_with_symmetric_run_has_the_bytes_of_one_process(
     assert shards(tmp_path / "run") == shards(tmp_path / "inline")
 
 
-def shards(run: Path) -> dict[str, bytes]:
-    """The stored rows of a run."""
-    found = listing(run / "activations.zarr")
-    return {name: data for name, data in found.items() if re.search(r"/c(\.\d+)+$", name)}
-
-
-DRIVER = """#!/bin/sh
-# Stands for the driver: it waits for the notice, and has nothing to do when it comes back.
-echo "driver, restart ${SLURM_RESTART_COUNT:-0}: $*"
-if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then exit 0; fi
-trap 'echo the driver was told; exit 143' USR1
-touch FOLDER/driver-is-up
-while :; do sleep 0.1; done
-"""
-
-
 @only_whole
 @pytest.mark.parametrize("launch", ["symmetric", "classic"])
 def test_the_driver_is_told_of_a_notice_and_the_job_is_requeued(
     slurm: Callable[..., subprocess.Popen[str]], tmp_path: Path, launch: str
 ) -> None:
-    driver = tmp_path / "driver.sh"
-    driver.write_text(DRIVER.replace("FOLDER", str(tmp_path)), encoding="utf-8")
-    driver.chmod(0o755)
+    driver, is_up = waiting_driver(tmp_path)
     job = slurm("run", "url=mine", BATHYSCOPE=str(driver), BATHYSCOPE_LAUNCH=launch)
     end = time.monotonic() + 120
-    while time.monotonic() < end and not (tmp_path / "driver-is-up").exists():
+    while time.monotonic() < end and not is_up.exists():
         time.sleep(0.2)
     batch = int((tmp_path / "nodes" / "slurm" / "job-1.pid").read_text())
     os.kill(batch, signal.SIGUSR1)
