@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
+from pathlib import Path
 
 import pytest
 
-from deploy_files import DEPLOY, ROOT
+from deploy_files import DEPLOY, ROOT, WHOLE, checked
 
 DOCKER = DEPLOY / "docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
@@ -92,6 +95,28 @@ def test_requirements_are_those_of_the_project_and_its_extras() -> None:
     # Without the agent of ray[default] there are neither metrics nor submitted jobs.
     assert any(line.startswith("ray[default]") for line in printed)
     assert not any(line.startswith("pytest") for line in printed)
+
+
+@pytest.mark.skipif(not WHOLE, reason="builds a wheel: `make deploy-check`")
+def test_the_context_is_enough_to_build_the_package(tmp_path: Path) -> None:
+    context = tmp_path / "context"
+    for name in context_patterns():
+        if (ROOT / name).is_dir():
+            hidden = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, context / name, ignore=hidden)
+        else:
+            (context / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, context / name)
+    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps")
+    checked(*pip, "--wheel-dir", str(tmp_path), ".", cwd=context)
+    (wheel,) = tmp_path.glob("bathyscope-*.whl")
+    with zipfile.ZipFile(wheel) as opened:
+        names = set(opened.namelist())
+    for name in ("bathyscope/conf/experiment/demo.yaml", "bathyscope/cli.py", "bathyscope/py.typed",
+                 "bathyscope_kernels/encode.py"):  # fmt: skip
+        assert name in names
+    sources = {str(p.relative_to(ROOT / "pipeline")) for p in (ROOT / "pipeline").rglob("*.py")}
+    assert sources <= names
 
 
 def test_an_extra_that_is_not_there_is_an_error() -> None:
