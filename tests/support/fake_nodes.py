@@ -19,6 +19,8 @@ import psutil
 
 NETWORK = "10.77.0"
 _ALONE = (
+    # A test that is ended from outside leaves no nodes behind.
+    "setpriv", "--pdeathsig", "KILL",
     "unshare", "--net", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--uts",
 )  # fmt: skip
 
