@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bathyscope.features.drift.documents import Scales
+from bathyscope.features.drift.documents import ACTIVATION_STEPS, NORM_STEPS, Documents, Scales
 from bathyscope.features.drift.part import NightPart
+from bathyscope.features.drift.reference import Reference
 from bathyscope.features.drift.totals import Totals
 
 SCALES = Scales(activation=2.0, norm=16.0)
@@ -70,8 +71,6 @@ def night_of(
     `strengths` are mean activations of the same shape in scales (1 by default), `ratios` the FVU
     of each document. What rows would add is put together without making them.
     """
-    from bathyscope.features.drift.documents import ACTIVATION_STEPS, NORM_STEPS, Documents
-
     counts, lengths = np.asarray(counts, np.int64), np.asarray(lengths, np.int64)
     places, latents = np.nonzero(counts)
     firings = counts[places, latents]
@@ -83,4 +82,36 @@ def night_of(
     made = Totals(counts.shape[1], SCALES)
     ids = np.arange(len(lengths))
     made.add(Documents(ids, lengths, errors, norms, offsets, latents, firings, steps))
+    return made
+
+
+def random_night(
+    rng: np.random.Generator,
+    documents: int,
+    shares: NDArray[Any],
+    *,
+    firings: NDArray[Any] | float = 4.0,
+    strength: NDArray[Any] | float = 1.0,
+    fvu: float = 0.1,
+    length: float = 1.0,
+) -> Totals:
+    """A night of one source: bursty latents, documents of very different lengths.
+
+    `shares` [latents] of documents have a latent, which fires there about `firings` times with a
+    heavy tail, with a mean activation of about `strength`; `length` stretches documents.
+    """
+    size = (documents, len(shares))
+    lengths = np.ceil(length * np.exp(rng.normal(5.5, 0.8, documents))).astype(np.int64)
+    bursts = np.ceil(np.asarray(firings) * rng.pareto(1.5, size))
+    counts = np.where(rng.random(size) < shares, np.minimum(bursts, lengths[:, None]), 0)
+    strengths = np.asarray(strength) * np.exp(rng.normal(0, 0.4, size))
+    ratios = np.minimum(fvu * np.exp(rng.normal(0, 0.3, documents)), 1.0)
+    return night_of(counts, lengths, strengths=strengths, ratios=ratios)
+
+
+def reference_of(nights: list[Totals]) -> Reference:
+    """The reference that has these nights."""
+    made = Reference()
+    for night in nights:
+        made.add(night)
     return made

@@ -76,7 +76,7 @@ def lengths_and_cuts():
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(case=lengths_and_cuts(), seed=st.integers(0, 3))
 def test_any_cut_into_units_and_batches_gives_the_same_integers(case, seed):
     lengths, cuts, batch = case
