@@ -66,9 +66,9 @@ def compare(
     floors = floors or Floors()
     floors.check()
     old = _check(night, reference, error)
-    evidence = latent_evidence(night, reference)
+    evidence = latent_evidence(night, reference, level=error)
     latents = _latent_changes(night, old, evidence, error, floors)
-    p = holm(series_evidence(night, reference).log_p, len(SERIES), 1 - LATENT_SHARE)
+    p = holm(series_evidence(night, reference, level=error).log_p, len(SERIES), 1 - LATENT_SHARE)
     series = series_changes(night, old, p, error, floors)
     both = [unexplained(old), unexplained(night)]
     return Drift(

@@ -31,8 +31,6 @@ TESTS = ("documents", "density", "activation")
 """The tests of a latent."""
 # Sums nearer to their expectation are not tested: their probability is taken as 1, which is safe.
 _WORTH_TESTING = 3.0
-# Above this no test is significant, whatever nights add.
-_WORTH_MIXING = -2.5
 _CHUNK = 1 << 15
 
 
@@ -45,8 +43,11 @@ class Evidence(NamedTuple):
     """1 for more than expected, -1 for less [latents]."""
 
 
-def latent_evidence(night: Totals, reference: Reference) -> dict[str, Evidence]:
-    """Return the evidence of each of `TESTS` for all latents."""
+def latent_evidence(night: Totals, reference: Reference, *, level: float) -> dict[str, Evidence]:
+    """Return the evidence of each of `TESTS` for all latents.
+
+    Only probabilities below `level` have what nights add: no other is ever significant at it.
+    """
     old = reference.totals
     assert old is not None, "compare checks that there is a reference"
     counts = night.firing_documents(), old.firing_documents()
@@ -58,26 +59,28 @@ def latent_evidence(night: Totals, reference: Reference) -> dict[str, Evidence]:
     spreads = reference.spreads()
     if "documents" in spreads:
         documents = (night.documents, old.documents)
-        found["documents"] = _with_odds(found["documents"], spreads["documents"], counts, documents)
+        found["documents"] = _with_odds(
+            found["documents"], spreads["documents"], counts, documents, level
+        )
     sums = {
         "density": tuple(_class_sums(totals) for totals in (night, old)),
         "activation": tuple(_sums(totals.activation) for totals in (night, old)),
     }
     for name, both in sums.items():
         if name in spreads:
-            found[name] = _with_shift(found[name], spreads[name], counts, both)
+            found[name] = _with_shift(found[name], spreads[name], counts, both, level)
     return {name: _two_sided(evidence) for name, evidence in found.items()}
 
 
-def series_evidence(night: Totals, reference: Reference) -> Evidence:
-    """Return the evidence of the series of `SERIES`, in their order."""
+def series_evidence(night: Totals, reference: Reference, *, level: float) -> Evidence:
+    """Return the evidence of the series of `SERIES`, in their order; `level` as for latents."""
     old = reference.totals
     assert old is not None, "compare checks that there is a reference"
     counts, moments = (night.series_documents, old.series_documents), (night.series, old.series)
     found = _moments(counts, *moments)
     spread = reference.series_spread()
     if spread is not None:
-        found = _with_shift(found, spread, counts, tuple(_sums(side) for side in moments))
+        found = _with_shift(found, spread, counts, tuple(_sums(side) for side in moments), level)
     return _two_sided(found)
 
 
@@ -91,9 +94,10 @@ def _with_odds(
     spread: NightSpread,
     hits: tuple[NDArray[Any], NDArray[Any]],
     documents: tuple[int, int],
+    level: float,
 ) -> Evidence:
     """Evidence about hits that allows for a night's effect on their log odds."""
-    chosen = np.flatnonzero(evidence.log_p < _WORTH_MIXING)
+    chosen = np.flatnonzero(evidence.log_p < math.log(level))
     up = evidence.direction[chosen] > 0
     first, second = (side[chosen].astype(np.float64) for side in hits)
     # Fewer hits of the night are more of its reference, by the same odds ratio.
@@ -120,9 +124,10 @@ def _with_shift(
     spread: NightSpread,
     counts: tuple[Ints, Ints],
     sums: tuple[tuple[Ints, Ints], ...],
+    level: float,
 ) -> Evidence:
     """Evidence about log scores that allows for a night's effect on their mean."""
-    chosen = np.flatnonzero(evidence.log_p < _WORTH_MIXING)
+    chosen = np.flatnonzero(evidence.log_p < math.log(level))
     n, m = (count[chosen].astype(np.float64) for count in counts)
     means = [side[chosen] / count for (side, _), count in zip(sums, (n, m), strict=True)]
     squares = sum(side[chosen].astype(np.float64) for _, side in sums)
