@@ -24,6 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from bathyscope.features.drift.changes import Floors
+from bathyscope.features.drift.compare import Drift, compare
+from bathyscope.features.drift.documents import Documents, Scales
+from bathyscope.features.drift.power import Design, detectable_ratio, power
+from bathyscope.features.drift.reference import Reference
+from bathyscope.features.drift.totals import Totals
+from bench import conclude, folder
 from drift_text import (
     Subject,
     documents_of,
@@ -34,15 +43,6 @@ from drift_text import (
     texts_of,
     without_direction,
 )
-from numpy.typing import NDArray
-
-from bathyscope.features.drift.changes import Floors
-from bathyscope.features.drift.compare import Drift, compare
-from bathyscope.features.drift.documents import Documents, Scales
-from bathyscope.features.drift.power import Design, detectable_ratio, power
-from bathyscope.features.drift.reference import Reference
-from bathyscope.features.drift.totals import Totals
-from bench import conclude, folder
 
 PACKAGES = ("stdlib", "topics", "numpy", "torch")
 NO_FLOORS = Floors(density_ratio=1.0, density=0.0, activation_ratio=1.0, series_ratio=1.0)

@@ -6,12 +6,12 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-from drift_nights import SCALES, reference_of
 
 from bathyscope.corpora.documentation import documentation
 from bathyscope.features.drift.changes import Floors
 from bathyscope.features.drift.compare import compare
 from bathyscope.features.drift.part import NightPart
+from drift_nights import SCALES, reference_of
 
 NUM_LATENTS = 800
 NO_FLOORS = Floors(density_ratio=1.0, density=0.0, activation_ratio=1.0, series_ratio=1.0)

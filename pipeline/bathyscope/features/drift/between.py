@@ -11,6 +11,10 @@ the share of documents with a firing τ is an effect on its log odds and J = n�
 latents, each weighted by 1 / (1/J + τ²)², and M of a latent is drawn towards 1 + J τ² as by d₀
 further nights, with d₀ from the spread of log M over latents (Smyth 2004, limma).
 
+The series of a night have no others to borrow from. Where M is above what documents explain (5 % of
+χ²), nights do differ, and the effect has m - 1 degrees of freedom, with which few nights find
+little; where it is not, m + 3.
+
 This is a model and not a proof: effects of nights are taken as t-distributed with d₀ + m - 1
 degrees of freedom. It only raises the probabilities that the documents alone give.
 """
@@ -23,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import polygamma
+from scipy.stats import chi2
 
 Floats = NDArray[np.float64]
 
@@ -34,6 +39,7 @@ LARGEST_PRIOR = 1000.0
 # Documents with a firing that a night needs on average before a latent says something of τ.
 _FEWEST_COUNTS = 5
 _FEWEST_LATENTS = 20
+_DIFFER, _MORE_DEGREES = 0.05, 3.0
 
 
 class NightSums:
@@ -64,8 +70,8 @@ class NightSpread(NamedTuple):
     no earlier night, for which the documents alone decide."""
     old_share: Floats
     """Σ n_t² / N²: how much of its square the mean of the earlier nights has [latents]."""
-    degrees: float
-    """Degrees of freedom of effects."""
+    degrees: Floats
+    """Degrees of freedom of effects [latents]."""
     pooled: float
     """τ, the same for all latents."""
     informative: int
@@ -81,6 +87,39 @@ def estimate_spread(nights: NightSums, *, unit: str, counts: Floats) -> NightSpr
 
     `unit` is "odds" or "score"; `counts` are the documents with a firing per night [latents].
     """
+    found = _analysis(nights, unit)
+    if found is None:
+        return None
+    usable, m, ratio, weight, old_share = found
+    telling = usable & (counts >= _FEWEST_COUNTS)
+    tau2 = _pooled(ratio[telling], weight[telling])
+    expected = 1 + weight * tau2
+    prior = _prior(ratio[telling] / expected[telling], m[telling])
+    degrees: Floats = np.asarray(prior + m - 1.0, np.float64)
+    posterior = (prior * expected + (m - 1) * ratio) / (prior + m - 1)
+    tau = np.where(usable, np.sqrt(np.maximum(posterior - 1, 0.0) / weight), 0.0)
+    return NightSpread(tau, old_share, degrees, math.sqrt(tau2), int(telling.sum()))
+
+
+def series_spread(nights: NightSums) -> NightSpread | None:
+    """Return what nights add to each of a few log scores, from its own nights alone.
+
+    None where none was seen in three nights.
+    """
+    found = _analysis(nights, "score")
+    if found is None:
+        return None
+    usable, m, ratio, weight, old_share = found
+    tau = np.where(usable, np.sqrt(np.maximum(ratio - 1, 0.0) / weight), 0.0)
+    differ = chi2.sf((m - 1) * ratio, m - 1) < _DIFFER
+    degrees = np.where(differ, m - 1.0, m + _MORE_DEGREES)
+    return NightSpread(tau, old_share, degrees, math.nan, int(usable.sum()))
+
+
+def _analysis(
+    nights: NightSums, unit: str
+) -> tuple[NDArray[np.bool_], NDArray[np.int64], Floats, Floats, Floats] | None:
+    """Which latents say something, m, M, J and Σ n_t² / N² of each; None where none was seen."""
     enough = (nights.nights >= FEWEST_NIGHTS) & (nights.count > nights.nights)
     if not enough.any():
         return None
@@ -94,14 +133,7 @@ def estimate_spread(nights: NightSums, *, unit: str, counts: Floats) -> NightSpr
     old_share = np.where(usable, nights.count_squares / count**2, 1.0)
     per_night = np.where(usable, count * (1 - old_share) / (m - 1), 1.0)
     weight = per_night * (among if unit == "odds" else 1 / among)
-    telling = usable & (counts >= _FEWEST_COUNTS)
-    tau2 = _pooled(ratio[telling], weight[telling])
-    expected = 1 + weight * tau2
-    prior = _prior(ratio[telling] / expected[telling], m[telling])
-    degrees = prior + float(np.median(m[usable] if usable.any() else m)) - 1
-    posterior = (prior * expected + (m - 1) * ratio) / (prior + m - 1)
-    tau = np.where(usable, np.sqrt(np.maximum(posterior - 1, 0.0) / weight), 0.0)
-    return NightSpread(tau, old_share, degrees, math.sqrt(tau2), int(telling.sum()))
+    return usable, m, ratio, weight, old_share
 
 
 def _pooled(ratio: Floats, weight: Floats) -> float:

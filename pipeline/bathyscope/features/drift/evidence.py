@@ -78,7 +78,7 @@ def series_evidence(night: Totals, reference: Reference, *, level: float) -> Evi
     assert old is not None, "compare checks that there is a reference"
     counts, moments = (night.series_documents, old.series_documents), (night.series, old.series)
     found = _moments(counts, *moments)
-    spread = reference.series_spread()
+    spread = reference.spread_of_series()
     if spread is not None:
         found = _with_shift(found, spread, counts, tuple(_sums(side) for side in moments), level)
     return _two_sided(found)
@@ -106,7 +106,7 @@ def _with_odds(
     table = np.where(up, first, second), first + second, drawn, total
     log_p = evidence.log_p.copy()
     tau = spread.of_difference()[chosen]
-    log_p[chosen] = odds_tail(log_p[chosen], table, tau, spread.degrees)
+    log_p[chosen] = odds_tail(log_p[chosen], table, tau, spread.degrees[chosen])
     return evidence._replace(log_p=log_p)
 
 
@@ -135,7 +135,7 @@ def _with_shift(
     within = np.maximum(squares - n * means[0] ** 2 - m * means[1] ** 2, 1.0) / (n + m)
     omega = spread.of_difference()[chosen] / np.sqrt(within * (1 / n + 1 / m))
     log_p = evidence.log_p.copy()
-    log_p[chosen] = shifted_tail(log_p[chosen], omega, spread.degrees)
+    log_p[chosen] = shifted_tail(log_p[chosen], omega, spread.degrees[chosen])
     return evidence._replace(log_p=log_p)
 
 

@@ -30,19 +30,19 @@ _LARGEST_EFFECT = 30.0
 _CHUNK = 2048
 
 
-def shifted_tail(log_p: Floats, omega: Floats, degrees: float) -> Floats:
+def shifted_tail(log_p: Floats, omega: Floats, degrees: Floats | float) -> Floats:
     """Return log P(Z + ω T > r) [n], r the normal quantile of `log_p` [n], Z standard normal.
 
     For sums that a night's effect shifts: means of log scores. At least `log_p`.
     """
     out = np.array(log_p, dtype=np.float64)
-    weights = _log_weights(degrees)
+    degrees = np.broadcast_to(degrees, out.shape)
     changed = np.flatnonzero((omega > 0) & (out < 0))
     for start in range(0, len(changed), _CHUNK):
         part = changed[start : start + _CHUNK]
         r = -ndtri_exp(out[part])
         tails = log_ndtr(omega[part, None] * _NODES - r[:, None])
-        mixed = np.minimum(logsumexp(tails + weights, axis=1), 0.0)
+        mixed = np.minimum(logsumexp(tails + _log_weights(degrees[part]), axis=1), 0.0)
         out[part] = np.maximum(out[part], mixed)
     return out
 
@@ -51,7 +51,7 @@ def odds_tail(
     log_p: Floats,
     table: tuple[Floats, Floats, Floats, Floats],
     tau: Floats,
-    degrees: float,
+    degrees: Floats | float,
 ) -> Floats:
     """Return log probabilities [n] that allow for an effect of size τ [n] on the log odds.
 
@@ -59,7 +59,7 @@ def odds_tail(
     above their expectation; need not be whole numbers. At least `log_p`.
     """
     out = np.array(log_p, dtype=np.float64)
-    weights = _log_weights(degrees)
+    degrees = np.broadcast_to(degrees, out.shape)
     changed = np.flatnonzero((tau > 0) & (out < 0))
     for start in range(0, len(changed), _CHUNK):
         part = changed[start : start + _CHUNK]
@@ -72,7 +72,7 @@ def odds_tail(
         below = np.sqrt(np.maximum(r * r - 2 * (unchanged - information), 0.0))
         above = -np.sqrt(2 * np.maximum(information, 0.0))
         tails = log_ndtr(-np.where(expected < hits, below, above))
-        mixed = np.minimum(logsumexp(tails + weights, axis=1), 0.0)
+        mixed = np.minimum(logsumexp(tails + _log_weights(degrees[part]), axis=1), 0.0)
         out[part] = np.maximum(out[part], mixed)
     return out
 
@@ -104,7 +104,10 @@ def _information(
     return out
 
 
-def _log_weights(degrees: float) -> Floats:
-    """Log weights of the nodes: the density of T times the trapezoid rule's steps."""
-    out: Floats = student.logpdf(_NODES, degrees) + np.log(np.hypot(1.0, _NODES)) + math.log(_STEP)
+def _log_weights(degrees: Floats) -> Floats:
+    """Log weights of the nodes: the density of T times the trapezoid rule's steps [n, nodes]."""
+    # Few degrees are different, and a density is slow.
+    different, places = np.unique(degrees, return_inverse=True)
+    densities = student.logpdf(_NODES, different[:, None])
+    out: Floats = (densities + np.log(np.hypot(1.0, _NODES)) + math.log(_STEP))[places]
     return out

@@ -13,6 +13,7 @@ from bathyscope.features.drift.between import (
     NightSpread,
     NightSums,
     estimate_spread,
+    series_spread,
 )
 from bathyscope.features.drift.scores import NUM_CLASSES, SERIES
 from bathyscope.features.drift.totals import Totals
@@ -59,11 +60,11 @@ class Reference:
         }
         return {name: spread for name, spread in found.items() if spread is not None}
 
-    def series_spread(self) -> NightSpread | None:
+    def spread_of_series(self) -> NightSpread | None:
         """Return what nights add for the series of `SERIES`; None with under three nights."""
         if self.num_nights < FEWEST_NIGHTS:
             return None
-        return estimate_spread(self._series, unit="score", counts=np.zeros(len(SERIES)))
+        return series_spread(self._series)
 
     def _add_sums(self, night: Totals) -> None:
         fired = night.firing_documents()
