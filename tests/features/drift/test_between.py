@@ -78,9 +78,9 @@ def test_a_series_has_its_own_nights_alone():
 
     differing, steady = series(5.0), series(0.0)
     assert np.sqrt((differing.tau**2).mean()) == pytest.approx(5, rel=0.2)
-    assert (differing.degrees == 5).mean() > 0.95
-    assert (steady.degrees == 9).mean() > 0.85
-    assert np.median(steady.tau) < 0.5
+    # What documents add, 20 / √1000, counts as the nights' own.
+    assert np.sqrt((steady.tau**2).mean()) == pytest.approx(0.63, rel=0.2)
+    assert steady.degrees.tolist() == [5] * 60
     assert series_spread(NightSums(4)) is None
 
 

@@ -121,6 +121,23 @@ def test_a_worse_reconstruction_and_longer_documents_are_told_of_the_night():
     assert "times the tokens" in longer.notes[-1]
 
 
+def test_series_of_uneven_nights_raise_nothing_and_large_changes_are_found():
+    # FVU of each night is its own by 10 %, far more than a thousand documents differ by.
+    rng = np.random.default_rng(14)
+
+    def night(fvu=0.1):
+        return random_night(rng, 1000, SHARES, fvu=fvu * math.exp(0.1 * rng.normal()))
+
+    raised = []
+    for number in range(20):
+        found = compare(night(), reference_of([night() for _ in range(3 + number % 4)]))
+        raised += [series.name for series in found.series if series.changed]
+    assert raised == []
+    steady = reference_of(nights(rng, *[1000] * 6))
+    found = compare(random_night(rng, 1000, SHARES, fvu=0.2), steady)
+    assert [series.name for series in found.series if series.changed] == ["fvu"]
+
+
 def test_small_changes_are_credible_and_below_the_floor():
     rng = np.random.default_rng(10)
     reference = reference_of(nights(rng, 5000, 5000))
@@ -133,7 +150,9 @@ def test_notes_say_when_nights_are_too_few():
     rng = np.random.default_rng(11)
     old = nights(rng, 100, 100, 100)
     assert "1 earlier night(s)" in compare(old[0], reference_of(old[1:2])).notes[0]
-    assert compare(old[0], reference_of([*old[1:], old[0]])).notes == []
+    three = compare(old[0], reference_of([*old[1:], old[0]]))
+    assert "3 earlier nights do not tell how much FVU" in three.notes[0]
+    assert compare(old[0], reference_of([*old, *old])).notes == []
 
 
 def test_a_night_without_reconstruction_compares_its_latents():

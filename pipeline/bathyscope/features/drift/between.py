@@ -11,9 +11,9 @@ the share of documents with a firing τ is an effect on its log odds and J = n�
 latents, each weighted by 1 / (1/J + τ²)², and M of a latent is drawn towards 1 + J τ² as by d₀
 further nights, with d₀ from the spread of log M over latents (Smyth 2004, limma).
 
-The series of a night have no others to borrow from. Where M is above what documents explain (5 % of
-χ²), nights do differ, and the effect has m - 1 degrees of freedom, with which few nights find
-little; where it is not, m + 3.
+The series of a night have no others to borrow from: all of M counts as theirs, with m - 1 degrees
+of freedom. Three or four nights then find next to nothing, and nothing else would hold the error:
+three nights that agree by chance are no proof that nights do.
 
 This is a model and not a proof: effects of nights are taken as t-distributed with d₀ + m - 1
 degrees of freedom. It only raises the probabilities that the documents alone give.
@@ -27,19 +27,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import polygamma
-from scipy.stats import chi2
 
 Floats = NDArray[np.float64]
 
 FEWEST_NIGHTS = 3
 """Earlier nights that an estimate between nights needs."""
+FEWEST_FOR_SERIES = 5
+"""Earlier nights with which the series of a night find more than the largest changes."""
 UNKNOWN_PRIOR = 10.0
 """d₀ where too few latents tell it."""
 LARGEST_PRIOR = 1000.0
 # Documents with a firing that a night needs on average before a latent says something of τ.
 _FEWEST_COUNTS = 5
 _FEWEST_LATENTS = 20
-_DIFFER, _MORE_DEGREES = 0.05, 3.0
 
 
 class NightSums:
@@ -66,8 +66,8 @@ class NightSpread(NamedTuple):
     """What nights add to documents, per latent."""
 
     tau: Floats
-    """Size of a night's effect, on log odds or on log scores [latents]; 0 for latents that vary in
-    no earlier night, for which the documents alone decide."""
+    """Size of a night's effect, on log odds or on log scores [latents]; the pooled one for latents
+    that vary in no earlier night."""
     old_share: Floats
     """Σ n_t² / N²: how much of its square the mean of the earlier nights has [latents]."""
     degrees: Floats
@@ -97,7 +97,7 @@ def estimate_spread(nights: NightSums, *, unit: str, counts: Floats) -> NightSpr
     prior = _prior(ratio[telling] / expected[telling], m[telling])
     degrees: Floats = np.asarray(prior + m - 1.0, np.float64)
     posterior = (prior * expected + (m - 1) * ratio) / (prior + m - 1)
-    tau = np.where(usable, np.sqrt(np.maximum(posterior - 1, 0.0) / weight), 0.0)
+    tau = np.sqrt(np.where(usable, np.maximum(posterior - 1, 0.0) / weight, tau2))
     return NightSpread(tau, old_share, degrees, math.sqrt(tau2), int(telling.sum()))
 
 
@@ -110,9 +110,8 @@ def series_spread(nights: NightSums) -> NightSpread | None:
     if found is None:
         return None
     usable, m, ratio, weight, old_share = found
-    tau = np.where(usable, np.sqrt(np.maximum(ratio - 1, 0.0) / weight), 0.0)
-    differ = chi2.sf((m - 1) * ratio, m - 1) < _DIFFER
-    degrees = np.where(differ, m - 1.0, m + _MORE_DEGREES)
+    tau = np.sqrt(np.where(usable, np.maximum(ratio, 0.0) / weight, 0.0))
+    degrees: Floats = np.asarray(m - 1.0, np.float64)
     return NightSpread(tau, old_share, degrees, math.nan, int(usable.sum()))
 
 

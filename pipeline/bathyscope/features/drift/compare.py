@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bathyscope.features.drift.between import FEWEST_FOR_SERIES, FEWEST_NIGHTS
 from bathyscope.features.drift.changes import (
     Floors,
     LatentChange,
@@ -121,10 +122,16 @@ def _latent_changes(
 
 def _notes(reference: Reference, series: list[SeriesChange]) -> list[str]:
     notes = []
-    if reference.num_nights < 3:
+    if reference.num_nights < FEWEST_NIGHTS:
         notes.append(
             f"{reference.num_nights} earlier night(s): how much nights differ of themselves is not "
             "known, so documents alone decide; with three or more it is estimated"
+        )
+    elif reference.num_nights < FEWEST_FOR_SERIES:
+        notes.append(
+            f"{reference.num_nights} earlier nights do not tell how much FVU, L0, norms and "
+            "lengths differ of themselves, so only the largest changes of these are found: wanted "
+            f"{FEWEST_FOR_SERIES} or more"
         )
     lengths = next(found for found in series if found.name == "tokens")
     if lengths.changed:
