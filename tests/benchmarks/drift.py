@@ -131,7 +131,10 @@ def heavy(source: Source, document: Documents) -> dict[str, Any]:
 
 
 def topic(source: Source, other: Documents) -> list[dict[str, Any]]:
-    """Other documents among those of a night, beside the power for what they change."""
+    """Other documents among those of a night, beside the power for what they change.
+
+    The reference is one night, as the stated power is that of documents alone.
+    """
     size = len(source.documents.ids) // (EARLIER + 1)
     latents = source.like.num_latents
     old_shares, new_shares = source.shares(source.documents), source.shares(other)
@@ -143,7 +146,7 @@ def topic(source: Source, other: Documents) -> list[dict[str, Any]]:
             power(design, float(q), float(min(r, 1 / q))) if q > 0 and r > 1 else 0.0
             for q, r in zip(old_shares, ratios, strict=True)
         ]
-        *old, night = source.deal([size] * EARLIER + [size - int(share * size)])
+        *old, night = source.deal([EARLIER * size, size - int(share * size)])
         night.merge(source.some_of(other, int(share * size)))
         drift = compare(night, reference_of(old))
         reported = [change.latent for change in drift.latents]

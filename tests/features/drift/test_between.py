@@ -43,6 +43,18 @@ def test_nights_that_differ_by_their_documents_alone_have_none():
     assert found.tau.max() < 0.05
 
 
+def test_rare_latents_do_not_make_effects_of_nights_heavy_tailed():
+    # Six documents a night: equal counts by chance leave M near 0, which is no sign of nights.
+    found = spread_of(
+        np.random.default_rng(8), nights=3, documents=500, latents=2000, tau=0.0, share=0.012
+    )
+    assert found.degrees.tolist() == [UNKNOWN_PRIOR + 2] * 2000
+    common = spread_of(
+        np.random.default_rng(9), nights=3, documents=500, latents=2000, tau=0.0, share=0.2
+    )
+    assert common.degrees.min() > 30
+
+
 def test_latents_of_very_different_effects_have_few_degrees_of_freedom():
     rng = np.random.default_rng(2)
     nights = NightSums(1000)

@@ -39,7 +39,10 @@ UNKNOWN_PRIOR = 10.0
 LARGEST_PRIOR = 1000.0
 # Documents with a firing that a night needs on average before a latent says something of τ.
 _FEWEST_COUNTS = 5
+# Of rarer ones M has few values, and the spread of its logarithm says nothing of nights.
+_FEWEST_FOR_LOGS = 30
 _FEWEST_LATENTS = 20
+_ROUNDING = 1e-6
 
 
 class NightSums:
@@ -94,7 +97,11 @@ def estimate_spread(nights: NightSums, *, unit: str, counts: Floats) -> NightSpr
     telling = usable & (counts >= _FEWEST_COUNTS)
     tau2 = _pooled(ratio[telling], weight[telling])
     expected = 1 + weight * tau2
-    prior = _prior(ratio[telling] / expected[telling], m[telling])
+    often = usable & (counts >= _FEWEST_FOR_LOGS)
+    if unit == "odds":
+        # Silent documents count as much as others: J is about the rarer ones' number.
+        often &= weight >= _FEWEST_FOR_LOGS
+    prior = _prior(ratio[often] / expected[often], m[often])
     degrees: Floats = np.asarray(prior + m - 1.0, np.float64)
     posterior = (prior * expected + (m - 1) * ratio) / (prior + m - 1)
     tau = np.sqrt(np.where(usable, np.maximum(posterior - 1, 0.0) / weight, tau2))
@@ -148,7 +155,8 @@ def _pooled(ratio: Floats, weight: Floats) -> float:
 
 def _prior(ratio: Floats, nights: NDArray[Any]) -> float:
     """d₀ from the variance of log M: trigamma((m - 1) / 2) + trigamma(d₀ / 2)."""
-    positive = ratio > 0
+    # Nights of equal counts have M = 0 up to rounding, whose logarithm would be all there is.
+    positive = ratio > _ROUNDING
     if positive.sum() < _FEWEST_LATENTS:
         return UNKNOWN_PRIOR
     logs = np.log(ratio[positive])
