@@ -33,7 +33,6 @@ class StudyConfig:
 
     name: str = option(
         "",
-        "",
         "dictionary_scaling, superposition, universality, wasted_weights, "
         "capability_range, second_model or factoring",
     )
