@@ -33,8 +33,7 @@ class StudyConfig:
 
     name: str = option(
         "",
-        "dictionary_scaling, superposition, universality, wasted_weights, "
-        "capability_range, second_model or factoring",
+        "which of the studies: a choice of the group study",
     )
     train_tokens: int = positive(262_144, "training tokens of each model that are harvested")
     held_out_tokens: int = positive(32_768, "held-out tokens of each model")

@@ -64,6 +64,7 @@ DEFINITIONS = {
     "comparison": "; ".join(f"{name}: the source is {words}" for name, words in COMPARISONS.items())
     + ".",
 }
+TRANSCODERS = False
 SOURCES = (
     "Golub, Heath and Wahba 1979, Technometrics 21(2): generalised cross-validation.",
     "Mezzadri 2007, arXiv:math-ph/0609050: even draws of orthogonal matrices.",
