@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import torch
 
 from bathyscope.attribution.nodes import Pairs, contrast, every_layer, exact_patching
 from bathyscope.attribution.nodes.forward import traced
-from bathyscope.commands.study import study
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError
 from bathyscope.metrics.agreement import pearson
@@ -29,6 +27,7 @@ from bathyscope.stages.studies.member_runs import run_of
 from bathyscope.stages.studies.opened import OpenedMember
 from bathyscope.studies.token_labels import LABELS, labels_of
 from bathyscope.values import HELD_OUT
+from studied import made_once, of, rows_of, said
 from study_models import convolutions
 from support import changed
 
@@ -46,21 +45,6 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def said(config: Config) -> tuple[bool, str]:
-    lines: list[str] = []
-    whole = study(config, lines.append)
-    return whole, "\n".join(lines)
-
-
-def rows_of(config: Config) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = Run(config.url).study_table(NAME).to_pylist()
-    return rows
-
-
-def of(rows: list[dict[str, Any]], **where: Any) -> list[dict[str, Any]]:
-    return [row for row in rows if all(row[key] == value for key, value in where.items())]
-
-
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("capability") / "studies"
@@ -69,14 +53,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def studied(tiny_study: Make, kept: Path) -> Config:
     """The finished study of the whole ladder, made once, in a copy."""
-    config = tiny_study(NAME, **SETTINGS)
-    if kept.exists():
-        shutil.copytree(kept, config.url)
-        return config
-    whole, text = said(config)
-    assert whole, text
-    shutil.copytree(config.url, kept)
-    return config
+    return made_once(tiny_study(NAME, **SETTINGS), kept)[0]
 
 
 def test_the_page_judges_every_technique(studied: Config) -> None:

@@ -25,20 +25,10 @@ from bathyscope.stages.studies.family import family_of
 from bathyscope.stages.studies.member_runs import run_of
 from bathyscope.stages.studies.opened import OpenedMember
 from bathyscope.values import HELD_OUT
+from studied import made_once, rows_of, said
 
 Make = Callable[..., Config]
 NAME = "dictionary_scaling"
-
-
-def said(config: Config) -> tuple[bool, str]:
-    lines: list[str] = []
-    whole = study(config, lines.append)
-    return whole, "\n".join(lines)
-
-
-def rows_of(config: Config) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = Run(config.url).study_table(NAME).to_pylist()
-    return rows
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +39,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def studied(tiny_study: Make, kept: Path) -> tuple[Config, str]:
     """The finished study of the whole ladder, made once, in a copy."""
-    config = tiny_study(NAME)
-    if kept.exists():
-        shutil.copytree(kept, config.url)
-        text = (kept / "said").read_text()
-        return config, text
-    whole, text = said(config)
-    assert whole
-    (Path(config.url) / "said").write_text(text)
-    shutil.copytree(config.url, kept)
-    return config, text
+    return made_once(tiny_study(NAME), kept)
 
 
 def test_the_page_has_a_verdict_on_both_protocols(studied: tuple[Config, str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from bathyscope.commands.study import study
 from bathyscope.config import Config, ModelConfig
 from bathyscope.config_rules.study import check
 from bathyscope.errors import ConfigError
@@ -41,6 +39,7 @@ from bathyscope.stages.studies.second.told import verdict
 from bathyscope.stages.studies.second.verdicts import verdicts
 from bathyscope.stages.studies.study import Subject
 from bathyscope.studies.transplants import Weights
+from studied import made_once, rows_of, said
 from support import changed
 
 Make = Callable[..., Config]
@@ -52,17 +51,6 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def said(config: Config) -> tuple[bool, str]:
-    lines: list[str] = []
-    whole = study(config, lines.append)
-    return whole, "\n".join(lines)
-
-
-def rows_of(config: Config) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = Run(config.url).study_table(NAME).to_pylist()
-    return rows
-
-
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("second") / "studies"
@@ -71,15 +59,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def studied(tiny_study: Make, kept: Path) -> tuple[Config, str]:
     """The finished study of two sizes, made once, in a copy."""
-    config = tiny_study(NAME, **SETTINGS)
-    if kept.exists():
-        shutil.copytree(kept, config.url)
-        return config, (kept / "said").read_text()
-    whole, text = said(config)
-    assert whole
-    (Path(config.url) / "said").write_text(text)
-    shutil.copytree(config.url, kept)
-    return config, text
+    return made_once(tiny_study(NAME, **SETTINGS), kept)
 
 
 def test_every_start_of_every_subject_has_a_curve(studied: tuple[Config, str]) -> None:

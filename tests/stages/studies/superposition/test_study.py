@@ -16,8 +16,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from bathyscope.commands.progress import Screen
-from bathyscope.commands.study import study
 from bathyscope.config import Config
 from bathyscope.errors import NonFiniteError
 from bathyscope.metrics.splice import next_tokens
@@ -33,6 +31,7 @@ from bathyscope.stages.studies.superposition.measures import FINAL, states_of
 from bathyscope.stages.studies.superposition.weights import matrices_of, shuffled
 from bathyscope.stages.study import subjects_of
 from bathyscope.values import HELD_OUT
+from studied import said
 from study_models import convolutions
 from support import listing
 
@@ -51,12 +50,6 @@ STUDY: dict[str, Any] = {
     "study__resamples": 20,
 }
 PHOTOGRAPHS = str(Path(__file__).parents[3] / "pictures")
-
-
-def asked(config: Config) -> tuple[bool, str]:
-    lines: list[str] = []
-    whole = study(config, lines.append, screen=Screen())
-    return whole, "\n".join(lines)
 
 
 def table_of(config: Config) -> list[dict[str, Any]]:
@@ -94,7 +87,7 @@ def studied(
         tmp_path_factory.mktemp("superposition") / "run",
         family__run=tiny_ladder.url, family__models=["llama-*"], **STUDY,
     )  # fmt: skip
-    whole, text = asked(config)
+    whole, text = said(config)
     assert whole
     return config, text
 
@@ -201,7 +194,7 @@ def test_a_second_call_finds_everything_done(studied: tuple[Config, str]) -> Non
     config, _ = studied
     assert all(known.there for known in subjects_of(config))
     before = listing(Path(config.url) / "studies" / "superposition" / "results")
-    whole, text = asked(config)
+    whole, text = said(config)
     assert whole
     assert listing(Path(config.url) / "studies" / "superposition" / "results") == before
     assert "at equal loss" in text
@@ -226,7 +219,7 @@ def test_what_is_broken_is_named_and_takes_no_other_with_it(
     tensors = load_file(first / "model.safetensors")
     tensors["model.embed_tokens.weight"][3, 3] = math.inf
     save_file(tensors, first / "model.safetensors", metadata={"format": "pt"})
-    whole, text = asked(config)
+    whole, text = said(config)
     assert not whole
     failures = dict(results_of(config)["failures"])
     assert set(failures) == {f"{SMALL}-seed1", f"{LARGE}-seed0", f"{LARGE}-seed1"}
@@ -249,7 +242,7 @@ def test_a_convolutional_module_gives_what_it_has(
         data__kind="images", data__paths=[PHOTOGRAPHS], data__image_size=32, data__crops=24,
         data__held_out_share=0.5, data__seed=1, **STUDY,
     )  # fmt: skip
-    whole, _ = asked(config)
+    whole, _ = said(config)
     assert whole
     rows = table_of(config)
     model = convolutions()

@@ -15,8 +15,6 @@ import pytest
 import torch
 
 from bathyscope.commands.ladder import ladder
-from bathyscope.commands.progress import Screen
-from bathyscope.commands.study import study
 from bathyscope.config import Config, ModelConfig
 from bathyscope.errors import ConfigError
 from bathyscope.runs.run import Run
@@ -46,6 +44,7 @@ from bathyscope.stages.studies.universality.rows import (
     read_pair,
 )
 from bathyscope.values import HELD_OUT, TRAIN
+from studied import said
 from support import changed
 
 SMALL, LARGE = "llama-0.013M", "llama-0.021M"
@@ -85,12 +84,6 @@ def config_of(make: Callable[..., Config], url: Path | str, models: str) -> Conf
     )
 
 
-def asked(config: Config) -> tuple[bool, str]:
-    lines: list[str] = []
-    whole = study(config, lines.append, screen=Screen())
-    return whole, "\n".join(lines)
-
-
 @pytest.fixture(scope="module")
 def studied(
     tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
@@ -99,7 +92,7 @@ def studied(
     folder = tmp_path_factory.mktemp("universality")
     ladder(tiny_config(folder / "ladder", **LADDER), lambda line: None)
     config = config_of(tiny_config, folder / "run", str(folder / "ladder"))
-    whole, text = asked(config)
+    whole, text = said(config)
     assert whole
     return config, text
 
@@ -162,7 +155,7 @@ def test_a_second_call_finds_everything_done(studied: tuple[Config, str]) -> Non
     config, _ = studied
     folder = Path(config.url) / "studies" / "universality" / "results"
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert "steps      0 done" in asked(config)[1]
+    assert "steps      0 done" in said(config)[1]
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
@@ -182,13 +175,13 @@ def test_a_pair_that_fails_takes_no_other_with_it(
     some = replace(config.study, seed=1)
     models = [f"{SMALL}-*", f"{LARGE}-seed0"]
     config = replace(config, study=some, family=replace(config.family, models=models))
-    whole, text = asked(config)
+    whole, text = said(config)
     assert not whole
     assert f"FAILED {bad}: ValueError: no rows today" in text
     rows = table_of(config)
     assert len(rows) == len(universality.subjects(config, family_of(config))) - 1
     monkeypatch.undo()
-    assert asked(config)[0]
+    assert said(config)[0]
     assert bad in [row["subject"] for row in table_of(config)]
 
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bathyscope.commands.study import study
 from bathyscope.config import Config, ModelConfig
 from bathyscope.errors import ModelError
 from bathyscope.models.capture import run_forward
@@ -31,6 +30,7 @@ from bathyscope.stages.studies.waste.together import together
 from bathyscope.stages.studies.waste.trials import Losses, trial_of
 from bathyscope.stages.studies.waste.verdicts import verdicts
 from bathyscope.studies.prunable import prunable
+from studied import made_once, of, rows_of, said
 from study_models import convolutions, llama
 from support import changed
 
@@ -47,21 +47,6 @@ SETTINGS: dict[str, Any] = {
 PHOTOGRAPHS = str(Path(__file__).parents[3] / "pictures")
 
 
-def said(config: Config) -> tuple[bool, str]:
-    lines: list[str] = []
-    whole = study(config, lines.append)
-    return whole, "\n".join(lines)
-
-
-def rows_of(config: Config) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = Run(config.url).study_table(NAME).to_pylist()
-    return rows
-
-
-def of(rows: list[dict[str, Any]], **where: Any) -> list[dict[str, Any]]:
-    return [row for row in rows if all(row[key] == value for key, value in where.items())]
-
-
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("waste") / "studies"
@@ -70,15 +55,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def studied(tiny_study: Make, kept: Path) -> tuple[Config, str]:
     """The finished study of the whole ladder, made once, in a copy."""
-    config = tiny_study(NAME, **SETTINGS)
-    if kept.exists():
-        shutil.copytree(kept, config.url)
-        return config, (kept / "said").read_text()
-    whole, text = said(config)
-    assert whole
-    (Path(config.url) / "said").write_text(text)
-    shutil.copytree(config.url, kept)
-    return config, text
+    return made_once(tiny_study(NAME, **SETTINGS), kept)
 
 
 def test_the_page_judges_each_method_and_all_together(studied: tuple[Config, str]) -> None:
