@@ -9,7 +9,15 @@ import numpy as np
 from bathyscope.config import Config
 from bathyscope.pages.study_data import Table
 from bathyscope.stages.studies.second.curves import LEVELS
-from bathyscope.stages.studies.second.pairs import COMPARISONS, comparison_of
+from bathyscope.stages.studies.second.pairs import (
+    ARCHITECTURES,
+    COMPARISONS,
+    LARGER,
+    SEEDS,
+    SMALLER,
+    UNTRAINED,
+    comparison_of,
+)
 from bathyscope.stages.studies.second.protocols import (
     EQUAL_COUNT,
     PROTOCOLS,
@@ -33,6 +41,14 @@ def tables(config: Config, rows: Sequence[Row], records: Sequence[Row]) -> list[
     return [*found, _maps(config, rows), _pairs(config, of(records, protocol=EQUAL_COUNT))]
 
 
+_SHORT = {
+    SEEDS: "another seed",
+    SMALLER: "smaller",
+    LARGER: "larger",
+    ARCHITECTURES: "architecture",
+    UNTRAINED: "untrained",
+}
+"""What the source is, in a narrow column."""
 _LINE = (
     ("start", "start", "text"),
     ("source", "source", "text"),
@@ -86,7 +102,7 @@ def _mean_row(config: Config, records: Sequence[Row], told: str, kind: str | Non
     final = spread_of(own, "ahead", config)
     return {
         "start": told,
-        "source": "none" if kind is None else COMPARISONS[kind],
+        "source": "none" if kind is None else _SHORT[kind],
         "map_tokens": n,
         "pairs": len(own),
         "saving": _ends(ratio_of(own, config)),

@@ -88,8 +88,9 @@ def _than_scratch(own: Judged, kind: str, doubt: str) -> Verdict:
         ratio_of(records, own.config),
         records,
         controls=sentence(controls),
-        doubt=f"To the loss that scratch has at half of its training. The source's own training is "
-        f"not counted. {doubt}".rstrip(),
+        doubt="To the loss that scratch has at half of its training. The source's own training is "
+        f"not counted. One rate serves all starts, {own.config.study.lr:g}, and is not sought out "
+        f"as the best of any: a higher one may leave less to be saved. {doubt}".rstrip(),
         would_change="A ratio whose interval reaches 1 with more sizes, a longer training, or the "
         "best rate for each start by itself.",
     )
