@@ -6,6 +6,7 @@ sizes of two architectures are no sizes of one family.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -113,6 +114,15 @@ def trend_verdict(
             )
         )
     return verdicts
+
+
+def sign_of(value: float, low: float, high: float) -> str:
+    """The answer to whether a figure is above 0, by its interval; NaN ends decide nothing."""
+    if math.isnan(value):
+        return "not measured"
+    if low > 0:
+        return "yes"
+    return "no" if high < 0 else "not shown"
 
 
 def answer_of(verdicts: Sequence[Verdict]) -> str:

@@ -23,26 +23,26 @@ from bathyscope.stages.studies.family import family_of
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.member_runs import run_of, sizes_at_equal_ratio
 from bathyscope.stages.studies.opened import OpenedMember
-from bathyscope.stages.studies.study import Subject
-from bathyscope.stages.studies.universality import measures as universality_measures
-from bathyscope.stages.studies.universality import study as universality
-from bathyscope.stages.studies.universality.crosscoder import common_latents
-from bathyscope.stages.studies.universality.intervals import (
+from bathyscope.stages.studies.pair_intervals import (
     below_ceiling,
     less_kind,
     mean_of,
     over_models,
     slope_of,
 )
-from bathyscope.stages.studies.universality.latents import Matched
-from bathyscope.stages.studies.universality.pairs import comparison_of, pairs_of
-from bathyscope.stages.studies.universality.rows import (
+from bathyscope.stages.studies.paired_rows import (
     Paired,
     Side,
     check_alike,
     document_blocks,
     read_pair,
 )
+from bathyscope.stages.studies.study import Subject
+from bathyscope.stages.studies.universality import measures as universality_measures
+from bathyscope.stages.studies.universality import study as universality
+from bathyscope.stages.studies.universality.crosscoder import common_latents
+from bathyscope.stages.studies.universality.latents import Matched
+from bathyscope.stages.studies.universality.pairs import comparison_of, pairs_of
 from bathyscope.values import HELD_OUT, TRAIN
 from studied import said
 from support import changed

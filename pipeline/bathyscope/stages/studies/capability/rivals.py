@@ -12,7 +12,7 @@ from bathyscope.pages.study_data import Table
 from bathyscope.stages.studies.capability.techniques import Figure
 from bathyscope.stages.studies.capability.verdicts import Judged
 from bathyscope.stages.studies.member import Member
-from bathyscope.stages.studies.verdicts import Row, judged
+from bathyscope.stages.studies.verdicts import Row, judged, sign_of
 from bathyscope.studies.intervals import Interval, Rows, bootstrap
 
 
@@ -29,9 +29,7 @@ class Rival(NamedTuple):
     @property
     def answer(self) -> str:
         """Whether the technique gives more."""
-        if self.difference.low > 0:
-            return "yes"
-        return "no" if self.difference.high < 0 else "not shown"
+        return sign_of(self.difference.estimate, self.difference.low, self.difference.high)
 
 
 def rivals_of(

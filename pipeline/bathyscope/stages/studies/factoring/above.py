@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from bathyscope.pages.study_data import Verdict
-from bathyscope.stages.studies.verdicts import Of, counted
+from bathyscope.stages.studies.verdicts import Of, counted, sign_of
 
 NULLS_THAT_KEEP_MORE = "Null graphs that keep more, such as the last two tokens, and reach the Q."
 
@@ -34,18 +34,11 @@ def above_zero(
     found = mean_of([v.value for v in values])
     if not values:
         controls, doubt = "", "No model has a graph with edges to tell it by."
-    shown = "not shown"
-    if math.isnan(found.value):
-        shown = "not measured"
-    elif found.low > 0:
-        shown = "yes"
-    elif found.high < 0:
-        shown = "no"
     sizes = len({v.member.parameters for v in values})
     count = f"Mean over {counted(len(values), 'model')} of {counted(sizes, 'size')}, t interval."
     return Verdict(
         claim=claim,
-        answer=shown,
+        answer=sign_of(*found),
         value=found.value,
         low=found.low,
         high=found.high,

@@ -17,8 +17,8 @@ from bathyscope.config import Config
 from bathyscope.dictionaries.kinds import AnyDictionary
 from bathyscope.stages.studies.factoring.graphs import PARTS, Say
 from bathyscope.stages.studies.opened import OpenedMember
+from bathyscope.stages.studies.paired_rows import Side, read_pair
 from bathyscope.stages.studies.transcoders import transcoders_of
-from bathyscope.stages.studies.universality.rows import Side, read_pair
 from bathyscope.studies.firings import clusters_of
 from bathyscope.studies.layered import Layered, coactivation, strongest_sources
 from bathyscope.studies.sparse_rows import Floats, Integers, sparse_rows

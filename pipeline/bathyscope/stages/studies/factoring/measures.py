@@ -23,8 +23,8 @@ from bathyscope.stages.studies.factoring.graphs import (
 from bathyscope.stages.studies.factoring.nulls import MARGINS, TOKENS, Settings, settings_of
 from bathyscope.stages.studies.member_runs import Size, sizes_at_equal_ratio, sizes_of_equal_count
 from bathyscope.stages.studies.opened import OpenedMember
+from bathyscope.stages.studies.paired_rows import Paired, Side, read_pair
 from bathyscope.stages.studies.study import Tell
-from bathyscope.stages.studies.universality.rows import Paired, Side, read_pair
 from bathyscope.studies.firings import firings_of
 from bathyscope.studies.latent_pairs import LatentPairs
 from bathyscope.studies.matching import candidates, match_latents

@@ -11,6 +11,7 @@ from bathyscope.config import Config
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.member_runs import Size, run_of, with_dictionary
 from bathyscope.stages.studies.opened import OpenedMember
+from bathyscope.stages.studies.paired_rows import check_alike
 from bathyscope.stages.studies.second.aligned import (
     Aligned,
     aligned,
@@ -40,7 +41,6 @@ from bathyscope.stages.studies.second.starts import (
     weights_of,
 )
 from bathyscope.stages.studies.study import Subject, Tell
-from bathyscope.stages.studies.universality.rows import check_alike
 from bathyscope.studies.linear_maps import LinearMap, ridge_maps
 from bathyscope.studies.transplants import Weights, principal, tied
 from bathyscope.values import Json

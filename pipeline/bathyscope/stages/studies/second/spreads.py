@@ -10,7 +10,7 @@ import numpy as np
 
 from bathyscope.config import Config
 from bathyscope.errors import FitError
-from bathyscope.stages.studies.universality.intervals import mean_of, over_models
+from bathyscope.stages.studies.pair_intervals import mean_of, over_models
 from bathyscope.stages.studies.verdicts import Row, counted
 from bathyscope.studies.intervals import Rows, bootstrap
 

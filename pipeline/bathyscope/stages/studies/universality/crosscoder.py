@@ -25,7 +25,7 @@ from bathyscope.dictionaries.layout import columns_of
 from bathyscope.evaluation.latent_scaling import LEAST_SHARE, LatentScaling, has_one_width
 from bathyscope.metrics.reconstruction import Reconstruction, count_active
 from bathyscope.models.precision import default_device_kind
-from bathyscope.stages.studies.universality.rows import Paired
+from bathyscope.stages.studies.paired_rows import Paired
 from bathyscope.training.calibration import calibrate
 from bathyscope.training.initial import initialise
 from bathyscope.training.loop import Plan, Scaled, Trainee, train

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bathyscope.pages.data import Number
 from bathyscope.pages.series import Series
 from bathyscope.pages.study_data import Plot, Table
-from bathyscope.stages.studies.universality.intervals import mean_of, over_models
+from bathyscope.stages.studies.pair_intervals import mean_of, over_models
 from bathyscope.stages.studies.universality.pairs import COMPARISONS
 from bathyscope.stages.studies.universality.told import judged_pairs, of_kind
 from bathyscope.stages.studies.verdicts import Row

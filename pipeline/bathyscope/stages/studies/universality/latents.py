@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
-from bathyscope.stages.studies.universality.rows import DOCUMENTS, ROWS, Blocks, Paired, shuffled
+from bathyscope.stages.studies.paired_rows import DOCUMENTS, ROWS, Blocks, Paired, shuffled
 from bathyscope.studies.floors import (
     token_candidates,
     token_correlations,

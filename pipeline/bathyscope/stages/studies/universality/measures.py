@@ -12,10 +12,7 @@ from torch import Tensor
 from bathyscope.config import Config
 from bathyscope.stages.studies.member_runs import Size, run_of, sizes_at_equal_ratio
 from bathyscope.stages.studies.opened import OpenedMember
-from bathyscope.stages.studies.study import Subject, Tell
-from bathyscope.stages.studies.universality.crosscoder import common_latents
-from bathyscope.stages.studies.universality.latents import Matched
-from bathyscope.stages.studies.universality.rows import (
+from bathyscope.stages.studies.paired_rows import (
     DOCUMENTS,
     Blocks,
     Paired,
@@ -24,6 +21,9 @@ from bathyscope.stages.studies.universality.rows import (
     read_pair,
     shuffled,
 )
+from bathyscope.stages.studies.study import Subject, Tell
+from bathyscope.stages.studies.universality.crosscoder import common_latents
+from bathyscope.stages.studies.universality.latents import Matched
 from bathyscope.studies.canonical import pwcca, svcca
 from bathyscope.studies.jackknife import jackknife
 from bathyscope.studies.paired_moments import PairedMoments

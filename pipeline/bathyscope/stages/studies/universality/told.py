@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bathyscope.pages.study_data import Verdict
-from bathyscope.stages.studies.universality.intervals import Spread, mean_of, models_of, over_models
-from bathyscope.stages.studies.verdicts import Row
+from bathyscope.stages.studies.pair_intervals import Spread, mean_of, models_of, over_models
+from bathyscope.stages.studies.verdicts import Row, sign_of
 
 
 def judged_pairs(rows: Sequence[Row]) -> list[Row]:
@@ -33,11 +33,7 @@ def signed(claim: str, found: Spread, **words: Any) -> Verdict:
 
 def sign(found: Spread) -> str:
     """The answer to whether a figure is above 0."""
-    if math.isnan(found.value):
-        return "not measured"
-    if found.low > 0:
-        return "yes"
-    return "no" if found.high < 0 else "not shown"
+    return sign_of(found.value, found.low, found.high)
 
 
 def verdict(claim: str, answer: str, found: Spread, *, doubt: str, **words: Any) -> Verdict:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from bathyscope.pages.study_data import Verdict
-from bathyscope.stages.studies.universality.crosscoder import EQUAL
-from bathyscope.stages.studies.universality.intervals import (
+from bathyscope.stages.studies.pair_intervals import (
     Spread,
     below_ceiling,
     less_kind,
@@ -16,6 +15,7 @@ from bathyscope.stages.studies.universality.intervals import (
     over_models,
     slope_of,
 )
+from bathyscope.stages.studies.universality.crosscoder import EQUAL
 from bathyscope.stages.studies.universality.pairs import (
     ADJACENT,
     ARCHITECTURES,
