@@ -41,9 +41,13 @@ def test_a_share_of_zero_holds_nothing_out() -> None:
     assert held_out(0.0, 0) == set()
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.0, 10.0, float("nan")])
-def test_a_share_that_leaves_no_training_text_is_refused(share: float) -> None:
-    with pytest.raises(ConfigError, match="at least 0 and below 1"):
+def test_a_share_of_one_holds_everything_out() -> None:
+    assert len(held_out(1.0, 0)) == 4000
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, 10.0, float("nan")])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(ConfigError, match="from 0 to 1"):
         split_of("abc", held_out_share=share, seed=0)
 
 

@@ -165,6 +165,9 @@ def _told(facts: Json) -> str:
         ("fvu", "FVU held out", lambda v: f"{v:.3f}"),
         ("silent", "silent latents", lambda v: f"{v:,}"),
     ]
+    if facts.get("train_tokens") == 0:
+        # All of it is held out: nothing will be trained on it.
+        named[0] = ("held_out_tokens", "tokens, all held out", lambda v: f"{v:,}")
     for key, words, form in named:
         if key in facts:
             shown.append(f"{form(facts[key])} {words}".strip())

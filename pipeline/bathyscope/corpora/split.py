@@ -23,14 +23,14 @@ def split_of(digest: str, *, held_out_share: float, seed: int) -> Split:
     """Return the side of the document with this digest.
 
     HELD_OUT when stable_hash("split:seed:digest") / 2**64 < held_out_share. So a larger share
-    only moves documents from train to held out, and a share of 0 holds none out.
+    only moves documents from train to held out, a share of 0 holds none out, and 1 all.
 
-    Raises `ConfigError` when the share is not in [0, 1).
+    Raises `ConfigError` when the share is not in [0, 1].
     """
-    if not 0.0 <= held_out_share < 1.0:
+    if not 0.0 <= held_out_share <= 1.0:
         raise ConfigError(
-            f"The share of held-out documents is {held_out_share}; it must be at least 0 and below "
-            "1, and 0.1 is usual. Set held_out_share accordingly."
+            f"The share of held-out documents is {held_out_share}; it must be from 0 to 1, and 0.1 "
+            "is usual. Set held_out_share accordingly."
         )
     held_out = stable_hash(f"split:{seed}:{digest}") < int(held_out_share * 2**64)
     return Split.HELD_OUT if held_out else Split.TRAIN

@@ -25,12 +25,13 @@ from bathyscope.runs.run import FEATURES, LATENTS, Run
 from bathyscope.runs.tables import LATENTS_SCHEMA, to_parquet
 from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
+from bathyscope.stages.activation_scale import activation_scale
 from bathyscope.stages.examples import examples_table
 from bathyscope.stages.masks import kept
 from bathyscope.stages.promoted import Promoted, promoted
 from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.stores.objects import Objects
-from bathyscope.values import TRAIN, Json, Receipt, Unit
+from bathyscope.values import Json, Receipt, Unit
 
 NAME = "describe"
 SEMANTICS = 2
@@ -83,14 +84,11 @@ def units(config: Config) -> Work:
 def open(config: Config, work: Work) -> Context:
     """Readers, and the scale of the activation histograms."""
     run = Run(config.url)
-    moments = run.activations[config.hook].moments(TRAIN, kept)
-    # The k active latents of a row share its squared deviation.
-    width, k = len(moments.sum), run.latents[config.dictionary.name].facts["k"]
     return Context(
         latents=run.latents[config.dictionary.name],
         config=config,
         objects=Objects(config.url).at(work.artifact),
-        scale=float((moments.mean_squared_deviation * width / k) ** 0.5),
+        scale=activation_scale(config, run),
         segment=work.segment.name,
     )
 

@@ -17,7 +17,7 @@ from bathyscope.runs.run import CORPUS, SHARED, Run
 from bathyscope.runs.work import Work
 from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.stores.objects import local_path
-from bathyscope.values import HELD_OUT, TRAIN, Json, Unit, UnitPlan
+from bathyscope.values import HELD_OUT, SPLITS, TRAIN, Json, Unit, UnitPlan
 
 NAME = "corpus"
 SEMANTICS = 1
@@ -67,8 +67,7 @@ def facts(config: Config) -> Json:
     told = {k: v for k, v in source.facts.items() if not k.endswith(("_key", "_digest"))}
     return {
         **told,
-        "train_tokens": most[TRAIN] * source.sequence_length,
-        "held_out_tokens": most[HELD_OUT] * source.sequence_length,
+        **{f"{split}_tokens": most.get(split, 0) * source.sequence_length for split in SPLITS},
         SHARED: {
             "run": _place(config),
             "corpus": digest(source.identity),
@@ -101,7 +100,7 @@ def _most_items(config: Config, source: Corpus) -> dict[str, int]:
     data = config.data
     if source.has_images:
         wanted = {TRAIN: data.train_images, HELD_OUT: data.held_out_images}
-        return {split: _most(source, split, number) for split, number in wanted.items()}
+        return _most_of_each(source, wanted)
     if data.sequence_length != source.sequence_length:
         raise CorpusError(
             f"data.sequence_length is {data.sequence_length}, and the corpus of {data.run} has "
@@ -109,16 +108,18 @@ def _most_items(config: Config, source: Corpus) -> dict[str, int]:
             f"data.sequence_length={source.sequence_length}."
         )
     tokens = {TRAIN: data.train_tokens, HELD_OUT: data.held_out_tokens}
-    return {
-        split: _most(source, split, number // source.sequence_length)
-        for split, number in tokens.items()
-    }
+    return _most_of_each(source, {s: n // source.sequence_length for s, n in tokens.items()})
+
+
+def _most_of_each(source: Corpus, wanted: dict[str, int]) -> dict[str, int]:
+    """Items of every split; one that the other corpus has not is left out where 0 are wanted."""
+    there = {found.split for found in source.ranges}
+    return {s: _most(source, s, n) for s, n in wanted.items() if n or s in there}
 
 
 def _most(source: Corpus, split: str, wanted: int) -> int:
     """So many items of a split; all of them for 0. Raises `CorpusError` where there are fewer."""
-    there = source.split_range(split)
-    have = there.stop - there.start
+    have = sum(found.stop - found.start for found in source.ranges if found.split == split)
     if wanted > have:
         raise CorpusError(
             f"{wanted:,} items of the split {split} are wanted, and the corpus that is shared has "

@@ -23,8 +23,8 @@ from bathyscope.values import Json, Receipt, Unit, UnitPlan
 
 NAME = "train"
 SEMANTICS = 1
-_OF_TRAINING = ("_key", "_digest")
-"""Files of the other run and what they held; the digest of the weights is told by itself."""
+_TOLD = ("num_latents", "k", "activation", "scales", "positions", "weights_digest")
+"""What readers of this run must know; how it was trained stands in the other run."""
 
 
 @dataclass
@@ -72,10 +72,8 @@ def run(unit: Unit, context: SharedContext, guard: Guard) -> Outcome:
 def finish(config: Config, begun: Begun, receipts: Mapping[int, Receipt]) -> Json:
     """Publish what the other manifest says of the dictionary, and where that lies."""
     theirs = _facts(config)
-    told = {key: value for key, value in theirs.items() if not key.endswith(_OF_TRAINING)}
     facts: Json = {
-        **told,
-        "weights_digest": theirs["weights_digest"],
+        **{key: theirs[key] for key in _TOLD if key in theirs},
         SHARED: {"run": _place(config), "name": config.dictionary.name},
     }
     publish(begun, facts)

@@ -1,9 +1,10 @@
 """Text becomes token sequences, deduplicated and split before anything else sees it.
 
 Documents are taken in a seeded order, dropped when they repeat others, given to train or held
-out by a hash of their text, tokenised and packed. One unit: whether a document repeats others
-depends on all before it. Each split is a segment of `corpus.zarr`. What is held in memory is the
-table of documents, the hashes of their 13-grams and, with `data.shuffle`, their texts.
+out by a hash of their text, tokenised and packed; with a share of 1 all are held out. One unit:
+whether a document repeats others depends on all before it. Each split is a segment of
+`corpus.zarr`. What is held in memory is the table of documents, the hashes of their 13-grams and,
+with `data.shuffle`, their texts.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def run(unit: Unit, context: TextContext, guard: Guard) -> Outcome:
     data = context.config.data
     name = context.work.segment.name
     taken = Taken()
-    writers = {split: _writer(context, f"{name}-{split}", split, guard) for split in SPLITS}
+    writers = {split: _writer(context, f"{name}-{split}", split, guard) for split in _splits(data)}
     packing = Packing(
         data.sequence_length, separator_id(context.tokenizer), special_ids(context.tokenizer)
     )
@@ -123,8 +124,8 @@ def run(unit: Unit, context: TextContext, guard: Guard) -> Outcome:
         "documents_read": taken.seen,
         "duplicates": taken.duplicates,
         "segments": segments,
-        "train_tokens": writers[TRAIN].num_items * data.sequence_length,
-        "held_out_tokens": writers[HELD_OUT].num_items * data.sequence_length,
+        **{f"{split}_tokens": 0 for split in SPLITS},
+        **{f"{s}_tokens": w.num_items * data.sequence_length for s, w in writers.items()},
     }
     return Outcome(valid=count, figures=figures)
 
@@ -138,6 +139,11 @@ def facts(config: Config) -> Json:
             "added; attention crosses packed documents."
         ),
     }
+
+
+def _splits(data: DataConfig) -> tuple[str, ...]:
+    """Splits that documents go to: all are held out where nothing is trained on them."""
+    return (HELD_OUT,) if data.held_out_share == 1 else SPLITS
 
 
 def _tokenised(context: TextContext, taken: Taken, guard: Guard) -> Iterator[TokenDocument]:
@@ -154,6 +160,11 @@ def _tokenised(context: TextContext, taken: Taken, guard: Guard) -> Iterator[Tok
         guard.progress(_filled(taken, wanted), f"{sum(taken.tokens.values()):,} tokens")
         if all(_full(taken, wanted, split) for split in wanted):
             return
+
+
+def documents_of(config: Config, tokenizer: Any) -> Iterable[Document]:
+    """The documents of the configured text, in the order of their source."""
+    return _source(config, tokenizer)[0]
 
 
 def _source(config: Config, tokenizer: Any) -> tuple[Iterable[Document], Json]:
