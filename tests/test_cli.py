@@ -315,7 +315,15 @@ def test_study_is_chosen_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_command_is_a_stage_or_known() -> None:
     named = {"run", "plan", "ladder", "verify", "redo", "convert", "stream", "sweep", "fine-tune"}
-    assert set(COMMANDS) == {*named, "attribute", "intervene", "study", *runs.STAGES}
+    assert set(COMMANDS) == {
+        *named,
+        "attribute",
+        "intervene",
+        "nightly",
+        "status",
+        "study",
+        *runs.STAGES,
+    }
 
 
 def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,8 +165,8 @@ def test_numbers_that_must_be_above_zero(name: str) -> None:
     for value in (0, -1):
         with pytest.raises(ConfigError, match=rf"^{name} is {value}\. A number above 0"):
             validate(with_value(name, value))
-    # These two have bounds of their own, which a share and a number of graphs need.
-    fine = {"study.false_edges": 0.1, "study.null_graphs": 2}
+    # These have bounds of their own, which a share, a number of graphs and a probability need.
+    fine = {"study.false_edges": 0.1, "study.null_graphs": 2, "nightly.error": 0.1}
     validate(with_value(name, fine.get(name, 1)))
 
 
@@ -207,6 +207,7 @@ def test_every_number_is_checked() -> None:
         "data.sequence_length",
         "ladder.vocabulary",
         "fine_tune.reconstruction_share",
+        "nightly.sample_share",
         "verify.share",
     }
     # Ray checks it against the memory of the machine.
@@ -271,6 +272,13 @@ def test_choices_that_are_text(name: str, wanted: str) -> None:
         ({"study__false_edges": 1.0}, r"study\.false_edges is 1\.0\. A share below 1"),
         ({"study__null_graphs": 1}, r"study\.null_graphs is 1\. At least 2 are wanted"),
         ({"study__neighbours": 0}, r"study\.neighbours"),
+        ({"nightly__error": 1.0}, r"nightly\.error is 1\.0\. A probability below 1"),
+        ({"nightly__least_ratio": 0.5}, r"nightly\.least_ratio is 0\.5\. A factor of at least 1"),
+        ({"nightly__sample_share": 0.0}, r"nightly\.sample_share is 0\.0\. A share above 0"),
+        ({"nightly__sample_share": 1.5}, r"nightly\.sample_share is 1\.5"),
+        ({"nightly__keep_latents": "some"}, r"One of none, sample, all is wanted"),
+        ({"nightly__keep_nights": 7}, r"nightly\.keep_nights is 7.*At least 8 is wanted"),
+        ({"nightly__revisions": ["abc"]}, r"nightly\.revisions are commits of model\.repo"),
         ({"hooks__points": []}, r"hooks\.points is not set"),
         ({"url": ""}, r"url is not set"),
         (

@@ -26,7 +26,7 @@ KERNELS, PIPELINE = "bathyscope_kernels", "bathyscope"
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({KERNELS}),
-    frozenset({"errors", "values", "config", "sweep_points"}),
+    frozenset({"errors", "values", "secrets", "config", "sweep_points"}),
     frozenset({"dictionaries", "models", "stores", "corpora", "metrics"}),
     frozenset({"runs"}),
     frozenset({"attribution", "evaluation", "features", "studies", "training", "pages"}),

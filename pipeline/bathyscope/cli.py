@@ -14,6 +14,7 @@ from bathyscope.command_help import OF_A_FOLDER, all_commands, one_command
 from bathyscope.composition import compose, compose_sweep, to_record, to_yaml
 from bathyscope.config import Config
 from bathyscope.errors import BathyscopeError, ConfigError, StopRequested
+from bathyscope.secrets import without_secrets
 
 INTERRUPTED = 130
 STOPPED = 143
@@ -39,7 +40,7 @@ def run_command(argv: list[str]) -> int:
         _say(str(error), to=sys.stderr)
         return STOPPED
     except BathyscopeError as error:
-        _say(f"{type(error).__name__}: {error}", to=sys.stderr)
+        _say(without_secrets(f"{type(error).__name__}: {error}"), to=sys.stderr)
         if os.environ.get("BATHYSCOPE_DEBUG"):
             raise
         return FAILED
@@ -119,6 +120,15 @@ def _call(command: str, config: Config, record: dict[str, Any], overrides: list[
         from bathyscope.commands.verify import verify
 
         return 0 if verify(config, _say) else FAULTS
+    if command == "status":
+        from bathyscope.commands.status import status
+
+        status(config, _say)
+        return 0
+    if command == "nightly":
+        from bathyscope.commands.nightly import nightly
+
+        return 0 if nightly(config, _say) else FAILED
     if command == "redo":
         from bathyscope.commands.redo import redo
 

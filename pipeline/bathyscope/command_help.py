@@ -14,6 +14,7 @@ from bathyscope.config import (
     ConvertConfig,
     InterveneConfig,
     RedoConfig,
+    StatusConfig,
     VerifyConfig,
 )
 from bathyscope.errors import ConfigError
@@ -33,14 +34,17 @@ COMMANDS = {
     "report": "a static page that opens from disk",
     "attribute": "what outputs come from: a graph of latents for each prompt, checked",
     "study": "a question asked of a family of models: measurements, fits, verdicts, a report",
+    "nightly": "what is new in watched checkpoints and text is extracted and compared",
     "ladder": "small decoders of growing size are trained alike, as a family to study",
     "intervene": "latents, heads or modules are changed in the model, and what follows is shown",
+    "status": "how far a run is, how fast, what went wrong: from what lies in it alone",
     "verify": "compares a run with its receipts, byte by byte; changes nothing",
     "redo": "takes receipts back, so that their units are done again",
     "convert": "a dictionary of one project's format becomes one of another's",
 }
 # These take the folder that they are about, and settings of their own alone.
 OF_A_FOLDER = {
+    "status": ("bathyscope status RUN [key=value …]", StatusConfig),
     "verify": ("bathyscope verify RUN [key=value …]", VerifyConfig),
     "redo": ("bathyscope redo ARTIFACT redo.segment=… redo.units=[…]", RedoConfig),
     "convert": ("bathyscope convert FOLDER convert.to=FOLDER convert.format=…", ConvertConfig),

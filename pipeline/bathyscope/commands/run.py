@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from bathyscope.commands.disk import check_disk, estimate
 from bathyscope.commands.memory import PeakMemory
@@ -14,6 +14,7 @@ from bathyscope.commands.progress import Screen, duration, size
 from bathyscope.config import Config
 from bathyscope.errors import BathyscopeError, ConfigError, StopRequested
 from bathyscope.jobs import open_driver
+from bathyscope.jobs.events import EventLog, Recorded
 from bathyscope.jobs.sink import Sink
 from bathyscope.runs import record as records
 from bathyscope.runs.work import Begun
@@ -67,6 +68,14 @@ class Step(NamedTuple):
     """What it is about, where the stage comes several times."""
 
 
+class Noted(Protocol):
+    """Is told of each step that is done."""
+
+    def add(self, name: str, figures: Json, peak_bytes: int) -> None:
+        """A step is done; `peak_bytes` is the most memory so far."""
+        ...
+
+
 class Record:
     """The entry of a command in run.json, written after each of its steps."""
 
@@ -90,7 +99,7 @@ def carry_out(
     config: Config,
     steps: Iterable[Step],
     *,
-    record: Record,
+    record: Noted,
     screen: Screen,
     failed: Callable[[Step, BathyscopeError], None] | None = None,
 ) -> Json:
@@ -101,6 +110,7 @@ def carry_out(
     """
     found: Json = {}
     seconds = 0.0
+    log = EventLog(config.url)
     with PeakMemory() as memory:
         driver = open_driver(config)
         try:
@@ -110,8 +120,10 @@ def carry_out(
                 watched, screen.subject = _Watched(screen), step.subject
                 stage: Any = importlib.import_module(_module(step.config, step.stage))
                 try:
-                    found[step.name] = driver.drive(stage, watched, step.config)
+                    sink = Recorded(watched, log, step.name)
+                    found[step.name] = driver.drive(stage, sink, step.config)
                 except BathyscopeError as error:
+                    log.add("failed", step=step.name, error=f"{type(error).__name__}: {error}")
                     if failed is None or isinstance(error, StopRequested):
                         raise
                     failed(step, error)

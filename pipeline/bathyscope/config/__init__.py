@@ -23,8 +23,9 @@ from bathyscope.config.intervene import InterveneConfig
 from bathyscope.config.ladder import LadderConfig
 from bathyscope.config.measures import DescribeConfig, EvaluateConfig
 from bathyscope.config.model import HooksConfig, ModelConfig
+from bathyscope.config.nightly import NightlyConfig
 from bathyscope.config.option import option
-from bathyscope.config.store import RedoConfig, StoreConfig, VerifyConfig
+from bathyscope.config.store import RedoConfig, StatusConfig, StoreConfig, VerifyConfig
 from bathyscope.config.study import FamilyConfig, StudyConfig
 
 __all__ = [
@@ -44,7 +45,9 @@ __all__ = [
     "LadderConfig",
     "LoggingConfig",
     "ModelConfig",
+    "NightlyConfig",
     "RedoConfig",
+    "StatusConfig",
     "StoreConfig",
     "StudyConfig",
     "SweepConfig",
@@ -78,6 +81,8 @@ class Config:
     ladder: LadderConfig = field(default_factory=LadderConfig)
     family: FamilyConfig = field(default_factory=FamilyConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
+    nightly: NightlyConfig = field(default_factory=NightlyConfig)
+    status: StatusConfig = field(default_factory=StatusConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)
     redo: RedoConfig = field(default_factory=RedoConfig)
     convert: ConvertConfig = field(default_factory=ConvertConfig)

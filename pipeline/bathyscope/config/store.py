@@ -51,3 +51,11 @@ class RedoConfig:
     units: list[int] = option([], "units that are to be done again")
     packs: list[int] = option([], "packs of receipts that cannot be read")
     reason: str = option("taken back by hand", "kept beside the receipts in quarantine/")
+
+
+@dataclass
+class StatusConfig:
+    """What `bathyscope status` tells of a run."""
+
+    errors: int = not_negative(5, "last errors, retries and notes that are told")
+    slow: int = not_negative(5, "units of what is under way that took longest")

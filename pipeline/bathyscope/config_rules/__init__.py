@@ -15,6 +15,7 @@ from bathyscope.config_rules import (
     intervene,
     ladder,
     needed,
+    nightly,
     study,
 )
 from bathyscope.config_rules.choices import one_of
@@ -38,6 +39,7 @@ def validate(config: Config, *, planned: bool = False) -> None:
     ladder.check(config)
     attribute.check(config)
     intervene.check(config)
+    nightly.check(config)
     study.check(config)
     if not 0 <= config.verify.share <= 1:
         raise ConfigError(

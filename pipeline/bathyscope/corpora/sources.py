@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from bathyscope.corpora.chat import Message, chat
 from bathyscope.corpora.documentation import documentation, documentation_versions
 from bathyscope.corpora.documents import Document
-from bathyscope.corpora.file_list import CorpusFile
+from bathyscope.corpora.file_list import CorpusFile, Paths
 from bathyscope.corpora.hf import hf_dataset, resolved_revision
 from bathyscope.corpora.jsonl import jsonl, jsonl_files
 from bathyscope.corpora.linux_doc import linux_doc
@@ -143,7 +143,7 @@ def _open_chat(options: Options, _: Path, tokenizer: Any) -> tuple[Iterable[Docu
 
 def _record(files: Sequence[CorpusFile]) -> list[Record]:
     return [
-        {"path": file.name, "bytes": file.path.stat().st_size, "digest": _digest(file.path)}
+        {"path": file.name, "bytes": file.path.stat().st_size, "digest": file_digest(file.path)}
         for file in files
     ]
 
@@ -183,7 +183,26 @@ _SOURCES = {
 }
 
 
-def _digest(path: Path) -> str:
+_FILES: dict[str, Callable[[Paths], list[CorpusFile]]] = {
+    "jsonl": jsonl_files,
+    "parquet": parquet_files,
+    "chat": jsonl_files,
+    "tokens_bin": token_files,
+}
+
+
+def files_of_kind(kind: str, paths: Paths) -> list[CorpusFile]:
+    """The files that a source of this kind reads, each once, sorted by path.
+
+    Raises `ConfigError` for a kind that reads no files, and `CorpusError` where none matches.
+    """
+    if kind not in _FILES:
+        raise ConfigError(f"Text of kind {kind!r} is no files. Wanted one of {', '.join(_FILES)}.")
+    return _FILES[kind](paths)
+
+
+def file_digest(path: Path) -> str:
+    """What identifies the bytes of a file: blake2b of 16 bytes, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 

@@ -152,9 +152,11 @@ def do_unit(
         # After the claim, so that no other worker can do it in between.
         receipt = receipts.get(unit.index)
         if receipt is None:
+            started = time.monotonic()
             outcome = stage.run(unit, context, guard)
             guard.check()
-            receipt = receipts.create(_receipt(unit, outcome, guard.lease))
+            seconds = time.monotonic() - started
+            receipt = receipts.create(_receipt(unit, outcome, guard.lease, seconds))
     except BaseException:
         # Whoever tries it again, on whatever host, need not wait for the lease to end.
         with suppress(StoreError):
@@ -191,7 +193,7 @@ def set_threads(threads: int, workers: int = 1) -> int:
     return count
 
 
-def _receipt(unit: Unit, outcome: Outcome, lease: Lease | None) -> Receipt:
+def _receipt(unit: Unit, outcome: Outcome, lease: Lease | None, seconds: float = 0.0) -> Receipt:
     return Receipt(
         unit=unit.index,
         term=0 if lease is None else lease.term,
@@ -199,7 +201,12 @@ def _receipt(unit: Unit, outcome: Outcome, lease: Lease | None) -> Receipt:
         shards=outcome.shards,
         moments=outcome.moments,
         figures=outcome.figures,
-        writer={**_writer(), "attempt": 0 if lease is None else lease.attempt},
+        writer={
+            **_writer(),
+            "attempt": 0 if lease is None else lease.attempt,
+            "at": round(time.time(), 3),
+            "seconds": round(seconds, 3),
+        },
     )
 
 

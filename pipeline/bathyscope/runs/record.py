@@ -17,6 +17,7 @@ from pathlib import Path
 import bathyscope
 from bathyscope.errors import FormatVersionError
 from bathyscope.runs.run import FORMAT_VERSION
+from bathyscope.secrets import without_secrets
 from bathyscope.stores.objects import Objects
 from bathyscope.values import Json
 
@@ -55,7 +56,7 @@ def start(objects: Objects, *, config: Json, overrides: list[str], command: str)
 
 def write(objects: Objects, record: Json) -> None:
     """Store the record."""
-    objects.put("run.json", json.dumps(record, indent=1).encode())
+    objects.put("run.json", without_secrets(json.dumps(record, indent=1)).encode())
 
 
 def now() -> str:

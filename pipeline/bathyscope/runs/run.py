@@ -21,7 +21,7 @@ from bathyscope.runs.corpus import Corpus
 from bathyscope.runs.identity import digest
 from bathyscope.runs.latents import Latents
 from bathyscope.runs.tables import from_parquet
-from bathyscope.stores.manifests import COMPLETE, Manifest, latest
+from bathyscope.stores.manifests import COMPLETE, Manifest, every, latest
 from bathyscope.stores.objects import Objects, local_path
 from bathyscope.values import Json
 
@@ -34,9 +34,12 @@ DICTIONARIES = "dictionaries"
 LATENTS = "latents.zarr"
 EVALUATIONS = "evaluations"
 FEATURES = "features"
+OBSERVATIONS = "observations"
+"""Sums over documents, by which nights are compared."""
 REPORT = "report"
 LADDER = "ladder"
 STUDIES = "studies"
+NIGHTS = "nights"
 MAIN = "main"
 """The dictionary of a run that was given no other name."""
 GRAPHS = "graphs"
@@ -174,6 +177,25 @@ class Run:
         """Norm shares and latent scaling of every latent of a crosscoder, per hook point."""
         return self._table(f"{EVALUATIONS}/{dictionary}", "latents_key")
 
+    def night(self, number: int | None = None) -> Json:
+        """What a night of `bathyscope nightly` published; the last one without a number.
+
+        Raises `MissingArtifact` for one that there is not.
+        """
+        for found in every(self.objects.at(NIGHTS)):
+            if found.state == COMPLETE and number in (None, found.facts["night"]):
+                return found.facts
+        which = "no night" if number is None else f"no night {number}"
+        raise MissingArtifact(f"{self.url} has {which}. Run `bathyscope nightly`.")
+
+    def night_features(self, checkpoint: str) -> pa.Table:
+        """One row per latent, over all slices that a checkpoint had read by the last night."""
+        return self._of_night(checkpoint, "latents")
+
+    def night_examples(self, checkpoint: str) -> pa.Table:
+        """The strongest examples of every latent over these slices, each with its `slice`."""
+        return self._of_night(checkpoint, "examples")
+
     def manifest(self, artifact: str) -> Manifest:
         """The complete manifest of an artifact. Raises `MissingArtifact` when there is none."""
         found = latest(self.objects.at(artifact), state=COMPLETE)
@@ -183,6 +205,13 @@ class Run:
                 "`bathyscope run` for all stages."
             )
         return found
+
+    def _of_night(self, checkpoint: str, name: str) -> pa.Table:
+        tables = self.night()["tables"]
+        if checkpoint not in tables:
+            have = ", ".join(tables) or "none"
+            raise MissingArtifact(f"No night has read text with {checkpoint!r}. There are: {have}.")
+        return from_parquet(self.objects.at(NIGHTS).get(f"{tables[checkpoint]}/{name}.parquet"))
 
     def _activations(self, hook_point: str) -> Rows:
         manifest = self.manifest(ACTIVATIONS)

@@ -1,0 +1,1 @@
+"""Nights: what is new is found, extracted, compared with earlier nights, and published."""
