@@ -20,7 +20,7 @@ DEPLOY = ROOT / "deploy"
 KUBERAY = DEPLOY / "kuberay"
 WHOLE = bool(os.environ.get("BATHYSCOPE_DEPLOY_CHECK"))
 """Set by `make deploy-check`: nothing is skipped because a tool is not installed."""
-NOT_YET = {"nightly"}
+NOT_YET: set[str] = set()
 """Commands that manifests call and that `bathyscope` does not have yet."""
 CONFIG_DIRS = {"/etc/bathyscope": DEPLOY / "conf", "deploy/conf": DEPLOY / "conf"}
 """Where manifests find experiments -> where the checkout has them."""
