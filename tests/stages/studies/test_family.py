@@ -12,14 +12,8 @@ from bathyscope.commands.study import study
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError, CorpusError, MissingArtifact
 from bathyscope.stages.studies.family import corpus_run, family_of, sequence_length, table_row
-from bathyscope.stages.studies.member_runs import (
-    Size,
-    run_of,
-    sizes_at_equal_ratio,
-    sizes_of,
-    width_of,
-    with_dictionary,
-)
+from bathyscope.stages.studies.member_runs import Size, run_of, width_of, with_dictionary
+from bathyscope.stages.studies.protocols import sizes_at_equal_ratio, sizes_of
 
 Make = Callable[..., Config]
 

@@ -80,29 +80,6 @@ def training_of(config: Config, num_latents: int, seed: int) -> TrainConfig:
     )
 
 
-def sizes_at_equal_ratio(config: Config, width: int) -> list[Size]:
-    """Dictionaries of equal F / d and L0 / d, first protocol; `width` is d."""
-    study = config.study
-    return [
-        Size(expansion * width, max(round(share * width), 2), seed)
-        for expansion in study.expansions
-        for share in study.k_shares
-        for seed in study.seeds
-    ]
-
-
-def sizes_of_equal_count(config: Config) -> list[Size]:
-    """Dictionaries of equal F and L0, second protocol."""
-    study = config.study
-    return [Size(f, k, seed) for f in study.widths for k in study.ks for seed in study.seeds]
-
-
-def sizes_of(config: Config, width: int) -> list[Size]:
-    """Of both protocols, each once."""
-    both = sizes_at_equal_ratio(config, width) + sizes_of_equal_count(config)
-    return sorted(set(both))
-
-
 def width_of(config: Config) -> int:
     """d of a member's hook point; `config` is that of its run."""
     return describe_model(config).shape.widths[0]

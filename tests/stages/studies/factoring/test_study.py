@@ -16,9 +16,10 @@ from bathyscope.config import Config
 from bathyscope.errors import ConfigError, DependencyError
 from bathyscope.runs.run import Run
 from bathyscope.stages.studies.factoring import study as factoring
-from bathyscope.stages.studies.factoring.measures import EQUAL_COUNT, EQUAL_RATIO, chosen
+from bathyscope.stages.studies.factoring.measures import chosen
 from bathyscope.stages.studies.family import family_of
 from bathyscope.stages.studies.member_runs import Size, run_of
+from bathyscope.stages.studies.protocols import EQUAL_COUNT, EQUAL_RATIO
 
 Make = Callable[..., Config]
 SETTINGS: dict[str, Any] = {

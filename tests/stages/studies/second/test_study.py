@@ -22,11 +22,11 @@ from bathyscope.stages.studies.family import family_of
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.member_runs import run_of, with_dictionary
 from bathyscope.stages.studies.opened import OpenedMember
+from bathyscope.stages.studies.protocols import EQUAL_COUNT, EQUAL_RATIO, middle_size
 from bathyscope.stages.studies.second import study as second
 from bathyscope.stages.studies.second.curves import curves
 from bathyscope.stages.studies.second.measures import measure_pair
 from bathyscope.stages.studies.second.pairs import comparison_of, subjects_of
-from bathyscope.stages.studies.second.protocols import EQUAL_COUNT, EQUAL_RATIO, size_of
 from bathyscope.stages.studies.second.reach import against, reaches
 from bathyscope.stages.studies.second.spreads import (
     censored_told,
@@ -134,7 +134,7 @@ def test_a_model_mapped_onto_itself_starts_where_its_dictionary_is(
     rows = measure_pair(config, Subject("itself", (one, one)), lambda share, text="": None)
     own = run_of(config, one)
     opened = OpenedMember(own)
-    size = size_of(own, EQUAL_COUNT, opened.rows.width, 0)
+    size = middle_size(own, EQUAL_COUNT, opened.rows.width, 0)
     held = opened.held_out_rows(config.study.splice_tokens)
     sums = Reconstruction(opened.rows.width)
     latents, x_hat = opened.run.dictionaries[size.name].reconstruct(held)
@@ -150,7 +150,7 @@ def test_starts_become_together_what_they_become_alone(studied: tuple[Config, st
     config, _ = studied
     one = family_of(config)[0]
     opened = OpenedMember(run_of(config, one))
-    own = with_dictionary(opened.config, size_of(config, EQUAL_COUNT, opened.rows.width, 0))
+    own = with_dictionary(opened.config, middle_size(config, EQUAL_COUNT, opened.rows.width, 0))
     starts, quiet = [Start("scratch", seed) for seed in (0, 1, 2)], lambda share, text="": None
     at_once = curves(own, opened, starts, quiet)
     alone = curves(changed(own, sweep__together=1), opened, starts, quiet)

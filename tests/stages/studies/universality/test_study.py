@@ -21,7 +21,7 @@ from bathyscope.runs.run import Run
 from bathyscope.runs.tables import from_parquet
 from bathyscope.stages.studies.family import family_of
 from bathyscope.stages.studies.member import Member
-from bathyscope.stages.studies.member_runs import run_of, sizes_at_equal_ratio
+from bathyscope.stages.studies.member_runs import run_of
 from bathyscope.stages.studies.opened import OpenedMember
 from bathyscope.stages.studies.pair_intervals import (
     below_ceiling,
@@ -37,6 +37,7 @@ from bathyscope.stages.studies.paired_rows import (
     document_blocks,
     read_pair,
 )
+from bathyscope.stages.studies.protocols import sizes_at_equal_ratio
 from bathyscope.stages.studies.study import Subject
 from bathyscope.stages.studies.universality import measures as universality_measures
 from bathyscope.stages.studies.universality import study as universality

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from bathyscope.config import Config
-from bathyscope.stages.studies.member_runs import (
-    Size,
+from bathyscope.stages.studies.member_runs import Size
+from bathyscope.stages.studies.protocols import (
+    EQUAL_COUNT,
+    EQUAL_RATIO,
     sizes_at_equal_ratio,
     sizes_of_equal_count,
 )
 from bathyscope.values import Json
-
-EQUAL_RATIO, EQUAL_COUNT = "equal_ratio", "equal_count"
-PROTOCOLS = {EQUAL_RATIO: "equal F / d and L0 / d", EQUAL_COUNT: "equal F and L0"}
 
 
 def by_protocol(config: Config, width: int) -> dict[str, list[Size]]:

@@ -13,11 +13,11 @@ from bathyscope.stages.studies.capability.probe_figures import DENSE, FLOOR, PRO
 from bathyscope.stages.studies.capability.probing import KS, LEFT_OUT, SHUFFLED
 from bathyscope.stages.studies.capability.rivals import Rival, rivals_table
 from bathyscope.stages.studies.capability.shapes import TENTH
-from bathyscope.stages.studies.capability.sizes import EQUAL_RATIO
 from bathyscope.stages.studies.capability.techniques import TECHNIQUES
 from bathyscope.stages.studies.capability.verdicts import Judged, over_capability, over_size
 from bathyscope.stages.studies.coders import DICTIONARY, NEURONS, PCA, RANDOM
 from bathyscope.stages.studies.member import Member
+from bathyscope.stages.studies.protocols import EQUAL_RATIO
 from bathyscope.stages.studies.verdicts import Row, by_architecture, judged, means
 from bathyscope.studies.regression import Trend
 from bathyscope.studies.sweet_spot import Comparison

@@ -10,9 +10,9 @@ from bathyscope.stages.studies.capability.patching import ATP, CHANGE, OTHER, PA
 from bathyscope.stages.studies.capability.probe_figures import DENSE, FLOOR, PROBES
 from bathyscope.stages.studies.capability.probing import KS, SHUFFLED
 from bathyscope.stages.studies.capability.recovered import RECOVERED
-from bathyscope.stages.studies.capability.sizes import EQUAL_COUNT, EQUAL_RATIO, PROTOCOLS
 from bathyscope.stages.studies.coders import DICTIONARY, NEURONS, PCA, RANDOM
 from bathyscope.stages.studies.member import Member
+from bathyscope.stages.studies.protocols import EQUAL_COUNT, EQUAL_RATIO, PROTOCOLS
 from bathyscope.stages.studies.verdicts import Of, Row, means
 from bathyscope.studies.token_labels import CONTEXT, TOKEN
 

@@ -9,6 +9,7 @@ import numpy as np
 from bathyscope.pages.series import Series
 from bathyscope.pages.study_data import Plot, Table
 from bathyscope.stages.studies.member import Member
+from bathyscope.stages.studies.protocols import EQUAL_COUNT, EQUAL_RATIO, PROTOCOLS
 from bathyscope.stages.studies.verdicts import Of, Row, by_architecture, judged, means, size_series
 
 PARAMETERS = "parameters, embeddings included"
@@ -17,10 +18,7 @@ PARAMETERS = "parameters, embeddings included"
 def plots(members: Sequence[Member], rows: Sequence[Row]) -> list[Plot]:
     """FVU and ΔCE against size in both protocols, FVU against width and compute, latents."""
     found = []
-    for protocol, words in (
-        ("equal_ratio", "equal F / d and L0 / d"),
-        ("equal_count", "equal F and L0"),
-    ):
+    for protocol, words in PROTOCOLS.items():
         found.append(_against_size(members, rows, protocol, "fvu", f"FVU at {words}", "FVU"))
         found.append(
             _against_size(members, rows, protocol, "delta_ce", f"ΔCE at {words}", "nats per token")
@@ -34,7 +32,7 @@ def tables(members: Sequence[Member], rows: Sequence[Row]) -> list[Table]:
     """A row per model: the middle dictionary of equal ratios, in every unit."""
     found = []
     for member in members:
-        own = [r for r in rows if r["member"] == member.name and _dictionary("equal_ratio")(r)]
+        own = [r for r in rows if r["member"] == member.name and _dictionary(EQUAL_RATIO)(r)]
         middle = sorted({(r["num_latents"], r["k"]) for r in own})
         if not middle:
             continue
@@ -104,7 +102,7 @@ def _one_line(values: Sequence[Of]) -> list[Of]:
 
 
 def _earlier(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
-    values = means(judged(members), rows, "earlier_share", _dictionary("equal_ratio"))
+    values = means(judged(members), rows, "earlier_share", _dictionary(EQUAL_RATIO))
     return Plot(
         "The spliced model as an earlier checkpoint, at equal F / d and L0 / d",
         PARAMETERS,
@@ -121,7 +119,7 @@ def _against_width(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
     seed = trained[0].seed if trained else None
     sizes = sorted({m.parameters for m in trained})
     for member in (m for m in trained if m.seed == seed):
-        own = [r for r in rows if r["member"] == member.name and _dictionary("equal_count")(r)]
+        own = [r for r in rows if r["member"] == member.name and _dictionary(EQUAL_COUNT)(r)]
         ks = sorted({r["k"] for r in own})
         if not ks:
             continue
@@ -146,7 +144,7 @@ def _latents(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
     series = []
     for number, key in enumerate(("alive", "unique", "stable")):
         shared = [{**r, "share": r[key] / r["num_latents"]} for r in rows if r.get(key) is not None]
-        values = means(trained, shared, "share", _dictionary("equal_ratio"))
+        values = means(trained, shared, "share", _dictionary(EQUAL_RATIO))
         first = [v for v in values if v.member.seed == values[0].member.seed]
         series += size_series(first, key, colour=2 * number)
     return Plot(

@@ -11,6 +11,7 @@ from bathyscope.config import Config
 from bathyscope.errors import FitError, NonFiniteError
 from bathyscope.pages.study_data import Fit
 from bathyscope.stages.studies.member import Member
+from bathyscope.stages.studies.protocols import EQUAL_COUNT
 from bathyscope.stages.studies.verdicts import Of, Row, judged
 from bathyscope.studies.curves import crossing, frontier
 from bathyscope.studies.fits import Fit as Fitted
@@ -59,7 +60,7 @@ def _curve(member: Member, rows: Sequence[Row]) -> dict[int, float]:
         for r in rows
         if r["member"] == member.name
         and r["kind"] == "dictionary"
-        and "equal_count" in r["protocols"]
+        and EQUAL_COUNT in r["protocols"]
     ]
     ks = sorted({r["k"] for r in own})
     if not ks:

@@ -20,8 +20,9 @@ from bathyscope.metrics.splice import CLEAN, DocumentLosses
 from bathyscope.stages.model import load_whole
 from bathyscope.stages.studies.coders import BLOCK, Coder, coders_of, spliced_losses
 from bathyscope.stages.studies.member import Member
-from bathyscope.stages.studies.member_runs import at_checkpoint, sizes_of
+from bathyscope.stages.studies.member_runs import at_checkpoint
 from bathyscope.stages.studies.opened import OpenedMember, held_out_losses
+from bathyscope.stages.studies.protocols import sizes_of
 from bathyscope.stages.studies.study import Tell
 from bathyscope.studies.curves import crossing
 from bathyscope.studies.stability import both_sides, match_weights, unique_share

@@ -22,13 +22,8 @@ from bathyscope.stages.studies.dictionaries.measures import (
 )
 from bathyscope.stages.studies.family import table_row
 from bathyscope.stages.studies.member import Member
-from bathyscope.stages.studies.member_runs import (
-    Size,
-    rows_are_tokens,
-    run_of,
-    sizes_of,
-    width_of,
-)
+from bathyscope.stages.studies.member_runs import Size, rows_are_tokens, run_of, width_of
+from bathyscope.stages.studies.protocols import EQUAL_COUNT, EQUAL_RATIO, PROTOCOLS, sizes_of
 from bathyscope.stages.studies.study import Subject, Tell
 from bathyscope.stages.studies.verdicts import (
     Row,
@@ -52,7 +47,6 @@ QUESTION = (
 SEMANTICS = 1
 SETTINGS = ("splice_tokens", "resamples", "seed", "held_out_tokens")
 TRANSCODERS = False
-EQUAL_RATIO, EQUAL_COUNT = "equal_ratio", "equal_count"
 DEFINITIONS = {
     "fvu": "Σ‖x - x̂‖² / Σ‖x - x̄‖² over all held-out rows but first positions.",
     "delta_ce": "Nats per token that the model loses with the reconstruction in place; interval: "
@@ -141,10 +135,7 @@ def _verdicts(config: Config, members: Sequence[Member], rows: Sequence[Row]) ->
     carrying = judged(members)
     untrained = [m for m in members if not m.trained]
     found = []
-    for protocol, words in (
-        (EQUAL_RATIO, "equal F / d and L0 / d"),
-        (EQUAL_COUNT, "equal F and L0"),
-    ):
+    for protocol, words in PROTOCOLS.items():
         for key, claim, unit in (
             ("fvu", "larger models leave more of their activations unexplained", "FVU"),
             ("delta_ce", "larger models lose more when the reconstruction is put in place", "nats"),

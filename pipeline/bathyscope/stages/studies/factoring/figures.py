@@ -9,8 +9,9 @@ from bathyscope.pages.study_data import Plot
 from bathyscope.stages.studies.factoring.attribution import LAYERS
 from bathyscope.stages.studies.factoring.measures import BEYOND, RANDOM
 from bathyscope.stages.studies.factoring.nulls import DEGREES, MARGINS, TOKENS
-from bathyscope.stages.studies.factoring.rows import PROTOCOLS, is_attribution, of
+from bathyscope.stages.studies.factoring.rows import is_attribution, of
 from bathyscope.stages.studies.member import Member
+from bathyscope.stages.studies.protocols import PROTOCOLS
 from bathyscope.stages.studies.verdicts import Of, Row, by_architecture, judged, means, size_series
 
 PARAMETERS = "parameters, embeddings included"

@@ -21,9 +21,13 @@ from bathyscope.stages.studies.factoring.graphs import (
     graph_beyond_token,
 )
 from bathyscope.stages.studies.factoring.nulls import MARGINS, TOKENS, Settings, settings_of
-from bathyscope.stages.studies.member_runs import Size, sizes_at_equal_ratio, sizes_of_equal_count
+from bathyscope.stages.studies.member_runs import Size
 from bathyscope.stages.studies.opened import OpenedMember
 from bathyscope.stages.studies.paired_rows import Paired, Side, read_pair
+from bathyscope.stages.studies.protocols import (
+    PROTOCOLS,
+    middle_size,
+)
 from bathyscope.stages.studies.study import Tell
 from bathyscope.studies.firings import firings_of
 from bathyscope.studies.latent_pairs import LatentPairs
@@ -34,7 +38,6 @@ from bathyscope.values import HELD_OUT, TRAIN, Json
 COFIRING, BEYOND = "cofiring", "beyond_token"
 """Kinds of graph."""
 DICTIONARY, RANDOM = "dictionary", "random"
-EQUAL_RATIO, EQUAL_COUNT = "equal_ratio", "equal_count"
 PARTNER_ABOVE = 0.5
 """Correlation from which on latents of two dictionaries count as one."""
 _SCALE_ROWS, _BLOCK = 16_384, 4096
@@ -50,23 +53,8 @@ class Chosen(NamedTuple):
 
 def chosen(config: Config, width: int) -> list[Chosen]:
     """Of both protocols the middle F and the middle L0; `width` is d."""
-    found = []
-    for protocol, sizes, places in (
-        (
-            EQUAL_RATIO,
-            sizes_at_equal_ratio(config, width),
-            (len(config.study.expansions), len(config.study.k_shares)),
-        ),
-        (
-            EQUAL_COUNT,
-            sizes_of_equal_count(config),
-            (len(config.study.widths), len(config.study.ks)),
-        ),
-    ):
-        seeds = len(config.study.seeds)
-        start = (places[0] // 2 * places[1] + places[1] // 2) * seeds
-        found.append(Chosen(protocol, sizes[start : start + seeds]))
-    return found
+    seeds = config.study.seeds
+    return [Chosen(p, [middle_size(config, p, width, seed) for seed in seeds]) for p in PROTOCOLS]
 
 
 def measure_cofiring(opened: OpenedMember, tell: Tell) -> list[Json]:

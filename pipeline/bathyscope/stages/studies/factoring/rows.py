@@ -6,15 +6,9 @@ from collections.abc import Callable, Sequence
 
 from bathyscope.config import Config
 from bathyscope.stages.studies.factoring.attribution import ATTRIBUTION
-from bathyscope.stages.studies.factoring.measures import (
-    COFIRING,
-    DICTIONARY,
-    EQUAL_COUNT,
-    EQUAL_RATIO,
-)
+from bathyscope.stages.studies.factoring.measures import COFIRING, DICTIONARY
 from bathyscope.stages.studies.verdicts import Of, Row, spread, trends_told
 
-PROTOCOLS = {EQUAL_RATIO: "equal F / d and L0 / d", EQUAL_COUNT: "equal F and L0"}
 LEAST_EDGES = 50
 """Of a graph whose modules count."""
 STRAIGHT = "Straight paths only: attention and the scale of norms are left out."

@@ -8,13 +8,9 @@ from bathyscope.pages.study_data import Table
 from bathyscope.stages.studies.factoring.attribution import LAYERS
 from bathyscope.stages.studies.factoring.measures import BEYOND, RANDOM
 from bathyscope.stages.studies.factoring.nulls import DEGREES, MARGINS, TOKENS
-from bathyscope.stages.studies.factoring.rows import (
-    PROTOCOLS,
-    Where,
-    counts_of,
-    is_attribution,
-)
+from bathyscope.stages.studies.factoring.rows import Where, counts_of, is_attribution
 from bathyscope.stages.studies.member import Member
+from bathyscope.stages.studies.protocols import PROTOCOLS
 from bathyscope.stages.studies.verdicts import Row
 from bathyscope.values import Json
 

@@ -13,13 +13,7 @@ from bathyscope.config import Config
 from bathyscope.pages.study_data import Verdict
 from bathyscope.stages.studies.factoring.above import less
 from bathyscope.stages.studies.factoring.attribution import LAYERS
-from bathyscope.stages.studies.factoring.measures import (
-    BEYOND,
-    COFIRING,
-    DICTIONARY,
-    EQUAL_RATIO,
-    RANDOM,
-)
+from bathyscope.stages.studies.factoring.measures import BEYOND, COFIRING, DICTIONARY, RANDOM
 from bathyscope.stages.studies.factoring.nulls import DEGREES, MARGINS
 from bathyscope.stages.studies.factoring.presence import (
     OF_TOKEN,
@@ -27,7 +21,6 @@ from bathyscope.stages.studies.factoring.presence import (
     there_are,
 )
 from bathyscope.stages.studies.factoring.rows import (
-    PROTOCOLS,
     STRAIGHT,
     is_attribution,
     of,
@@ -35,6 +28,7 @@ from bathyscope.stages.studies.factoring.rows import (
     trends_or_none,
 )
 from bathyscope.stages.studies.member import Member
+from bathyscope.stages.studies.protocols import EQUAL_RATIO, PROTOCOLS
 from bathyscope.stages.studies.verdicts import (
     Of,
     Row,

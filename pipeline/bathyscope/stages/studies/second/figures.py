@@ -10,9 +10,10 @@ from bathyscope.config import Config
 from bathyscope.pages.lines import Reference
 from bathyscope.pages.series import Series
 from bathyscope.pages.study_data import Plot
+from bathyscope.stages.studies.protocols import EQUAL_COUNT, middle
 from bathyscope.stages.studies.second.curves import LEVELS
+from bathyscope.stages.studies.second.needed import map_tokens
 from bathyscope.stages.studies.second.pairs import COMPARISONS, TRAINED, UNTRAINED, comparison_of
-from bathyscope.stages.studies.second.protocols import EQUAL_COUNT, map_tokens, middle
 from bathyscope.stages.studies.second.reach import mean_curve, of
 from bathyscope.stages.studies.second.spreads import ratio_of, short
 from bathyscope.stages.studies.second.starts import (

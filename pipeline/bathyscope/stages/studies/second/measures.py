@@ -12,6 +12,7 @@ from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.member_runs import Size, run_of, with_dictionary
 from bathyscope.stages.studies.opened import OpenedMember
 from bathyscope.stages.studies.paired_rows import check_alike
+from bathyscope.stages.studies.protocols import EQUAL_COUNT, EQUAL_RATIO, middle, middle_size
 from bathyscope.stages.studies.second.aligned import (
     Aligned,
     aligned,
@@ -20,13 +21,7 @@ from bathyscope.stages.studies.second.aligned import (
     target_moments,
 )
 from bathyscope.stages.studies.second.curves import curves, part
-from bathyscope.stages.studies.second.protocols import (
-    EQUAL_COUNT,
-    EQUAL_RATIO,
-    map_tokens,
-    middle,
-    size_of,
-)
+from bathyscope.stages.studies.second.needed import map_tokens
 from bathyscope.stages.studies.second.starts import (
     ITSELF,
     MAPPED,
@@ -55,7 +50,7 @@ def measure_target(config: Config, member: Member, tell: Tell) -> list[Json]:
     moments, mean = target_moments(opened, marks), mean_of(opened)
     protocols = {}
     for protocol in (EQUAL_COUNT, EQUAL_RATIO):
-        size = size_of(config, protocol, opened.rows.width, seeds[0])
+        size = middle_size(config, protocol, opened.rows.width, seeds[0])
         some = marks if protocol == EQUAL_COUNT else [middle(marks)]
         starts = [Start(SCRATCH, seed) for seed in seeds]
         for n in some:
@@ -80,8 +75,8 @@ def measure_pair(config: Config, subject: Subject, tell: Tell) -> list[Json]:
     if a.trained and a.architecture == b.architecture and a.parameters != b.parameters:
         chosen.append(EQUAL_RATIO)
     seed, marks = config.study.seeds[0], map_tokens(config)
-    own = {p: size_of(config, p, source.rows.width, seed) for p in chosen}
-    sizes = {p: size_of(config, p, target.rows.width, seed) for p in chosen}
+    own = {p: middle_size(config, p, source.rows.width, seed) for p in chosen}
+    sizes = {p: middle_size(config, p, target.rows.width, seed) for p in chosen}
     dictionaries: dict[str, Any] = {p: source.run.dictionaries[s.name] for p, s in own.items()}
     found = aligned(
         source,

@@ -15,11 +15,12 @@ from bathyscope.errors import ConfigError
 from bathyscope.pages.study_data import StudyPage
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.member_runs import Size, rows_are_tokens, width_of
+from bathyscope.stages.studies.protocols import middle
 from bathyscope.stages.studies.second.curves import LEVELS, MOST_HELD_OUT
 from bathyscope.stages.studies.second.figures import plots
 from bathyscope.stages.studies.second.measures import measure_pair, measure_target
+from bathyscope.stages.studies.second.needed import map_tokens, sizes_needed
 from bathyscope.stages.studies.second.pairs import COMPARISONS, NEAR, TRAINED, subjects_of
-from bathyscope.stages.studies.second.protocols import map_tokens, middle, sizes_needed
 from bathyscope.stages.studies.second.reach import judged, reaches
 from bathyscope.stages.studies.second.starts import MAPPED, PCA
 from bathyscope.stages.studies.second.tables import tables

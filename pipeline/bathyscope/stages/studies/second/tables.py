@@ -8,7 +8,9 @@ import numpy as np
 
 from bathyscope.config import Config
 from bathyscope.pages.study_data import Table
+from bathyscope.stages.studies.protocols import EQUAL_COUNT, PROTOCOLS, middle
 from bathyscope.stages.studies.second.curves import LEVELS
+from bathyscope.stages.studies.second.needed import map_tokens
 from bathyscope.stages.studies.second.pairs import (
     ARCHITECTURES,
     COMPARISONS,
@@ -17,12 +19,6 @@ from bathyscope.stages.studies.second.pairs import (
     SMALLER,
     UNTRAINED,
     comparison_of,
-)
-from bathyscope.stages.studies.second.protocols import (
-    EQUAL_COUNT,
-    PROTOCOLS,
-    map_tokens,
-    middle,
 )
 from bathyscope.stages.studies.second.reach import of
 from bathyscope.stages.studies.second.spreads import ratio_of, short, spread_of

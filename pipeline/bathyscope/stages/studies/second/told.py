@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from bathyscope.config import Config
 from bathyscope.pages.study_data import Verdict
-from bathyscope.stages.studies.second.protocols import EQUAL_COUNT, map_tokens, middle
+from bathyscope.stages.studies.protocols import EQUAL_COUNT, middle
+from bathyscope.stages.studies.second.needed import map_tokens
 from bathyscope.stages.studies.second.reach import judged, of
 from bathyscope.stages.studies.second.spreads import (
     Spread,

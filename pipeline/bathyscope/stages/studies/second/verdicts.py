@@ -9,6 +9,8 @@ import numpy as np
 from bathyscope.config import Config
 from bathyscope.pages.study_data import Verdict
 from bathyscope.stages.studies.member import Member
+from bathyscope.stages.studies.protocols import EQUAL_RATIO
+from bathyscope.stages.studies.second.needed import map_tokens
 from bathyscope.stages.studies.second.pairs import (
     COMPARISONS,
     LARGER,
@@ -17,7 +19,6 @@ from bathyscope.stages.studies.second.pairs import (
     TRAINED,
     UNTRAINED,
 )
-from bathyscope.stages.studies.second.protocols import EQUAL_RATIO, map_tokens
 from bathyscope.stages.studies.second.reach import against
 from bathyscope.stages.studies.second.spreads import Spread, censored_told, ratio_of, spread_of
 from bathyscope.stages.studies.second.starts import (

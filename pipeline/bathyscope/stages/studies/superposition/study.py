@@ -14,13 +14,8 @@ from bathyscope.config import Config
 from bathyscope.pages.study_data import StudyPage, Verdict
 from bathyscope.stages.studies.family import table_row
 from bathyscope.stages.studies.member import Member
-from bathyscope.stages.studies.member_runs import (
-    Size,
-    rows_are_tokens,
-    run_of,
-    sizes_at_equal_ratio,
-    width_of,
-)
+from bathyscope.stages.studies.member_runs import Size, rows_are_tokens, run_of, width_of
+from bathyscope.stages.studies.protocols import sizes_at_equal_ratio
 from bathyscope.stages.studies.study import Subject, Tell
 from bathyscope.stages.studies.superposition.activations import PARTS, SAMPLE_ROWS
 from bathyscope.stages.studies.superposition.figures import plots

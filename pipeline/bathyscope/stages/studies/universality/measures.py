@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.config import Config
-from bathyscope.stages.studies.member_runs import Size, run_of, sizes_at_equal_ratio
+from bathyscope.stages.studies.member_runs import Size, run_of
 from bathyscope.stages.studies.opened import OpenedMember
 from bathyscope.stages.studies.paired_rows import (
     DOCUMENTS,
@@ -21,6 +21,7 @@ from bathyscope.stages.studies.paired_rows import (
     read_pair,
     shuffled,
 )
+from bathyscope.stages.studies.protocols import sizes_at_equal_ratio
 from bathyscope.stages.studies.study import Subject, Tell
 from bathyscope.stages.studies.universality.crosscoder import common_latents
 from bathyscope.stages.studies.universality.latents import Matched

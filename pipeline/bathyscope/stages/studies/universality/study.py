@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from bathyscope.config import Config
 from bathyscope.pages.study_data import StudyPage
 from bathyscope.stages.studies.member import Member
-from bathyscope.stages.studies.member_runs import Size, sizes_of, width_of
+from bathyscope.stages.studies.member_runs import Size, width_of
 from bathyscope.stages.studies.pair_intervals import NOT_MEASURED
+from bathyscope.stages.studies.protocols import sizes_of
 from bathyscope.stages.studies.study import Subject, Tell
 from bathyscope.stages.studies.universality.figures import plots, tables
 from bathyscope.stages.studies.universality.measures import FIT_ROWS, measure_pair
