@@ -42,6 +42,18 @@ def test_encode_and_decode_by_hand() -> None:
     assert torch.equal(dictionary(x), dictionary.decode(latents))
 
 
+def test_lists_of_a_store_are_decoded_alike() -> None:
+    dictionary = random_dictionary()
+    x = torch.randn(7, 8, generator=torch.Generator().manual_seed(3))
+    latents = dictionary.encode(x)
+    lists = dictionary.decode_lists(latents.values, latents.indices)
+    assert torch.equal(lists, dictionary.decode(latents))
+    # Slots that are not used have value 0, whatever their index says.
+    wider = torch.nn.functional.pad(latents.values, (0, 3))
+    indices = torch.nn.functional.pad(latents.indices, (0, 3), value=4)
+    torch.testing.assert_close(dictionary.decode_lists(wider, indices), lists)
+
+
 def test_k_of_all_latents_keeps_only_positive_ones() -> None:
     latents = two_latents(k=2).encode(torch.tensor([[3.0, 1.5], [1.0, 2.5]]))
     assert latents.values.tolist() == [[2.0, 1.0], [3.0, 0.0]]

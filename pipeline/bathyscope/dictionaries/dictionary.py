@@ -121,7 +121,11 @@ class Dictionary(nn.Module):
 
     def decode(self, latents: Encoded) -> Tensor:
         """W_decᵀ z + b_dec [rows, d_out]; of a kind with a skip connection all but that."""
-        return sparse_decode(latents.values, latents.indices, self.W_dec, self.b_dec)
+        return self.decode_lists(latents.values, latents.indices)
+
+    def decode_lists(self, values: Tensor, indices: Tensor) -> Tensor:
+        """The same of lists [rows, width] as a store has them; a value of 0 is no latent."""
+        return sparse_decode(values, indices, self.W_dec, self.b_dec)
 
     def skipped(self, x: Tensor) -> Tensor | None:
         """What the skip connection adds [rows, d_out]; None without one."""

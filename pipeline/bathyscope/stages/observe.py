@@ -183,7 +183,8 @@ def _summed(unit: Unit, context: Context, guard: Guard) -> tuple[NightPart, pa.T
         stop = min(start + _BLOCK_ROWS, latents.num_rows)
         inside = keep[start:stop]
         values, indices = (each[inside] for each in latents.rows(start, stop))
-        errors, norms = _squares(rows[start:stop][torch.from_numpy(inside)], context)
+        kept_rows = rows[start:stop][torch.from_numpy(inside)]
+        errors, norms = _squares(kept_rows, values, indices, context)
         part.add(values, indices, documents[start:stop][inside], errors=errors, norms=norms)
         places = unit.start * context.latents.per_item + start + np.flatnonzero(inside)
         if drawn is not None:
@@ -192,10 +193,19 @@ def _summed(unit: Unit, context: Context, guard: Guard) -> tuple[NightPart, pa.T
     return part, None if drawn is None else pa.concat_tables(samples)
 
 
-def _squares(rows: Tensor, context: Context) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """‖x - x̂‖² and ‖x - c‖² of rows [n], c what the dictionary gives without a latent."""
-    x = rows.to(context.nothing.device).float()
-    errors = (x - context.dictionary(x).float()).double().square().sum(1)
+def _squares(
+    rows: Tensor, values: npt.NDArray[Any], indices: npt.NDArray[Any], context: Context
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """‖x - x̂‖² and ‖x - c‖² of rows [n]; c is what the dictionary gives without a latent.
+
+    x̂ is decoded from the latents that are stored: encoding is most of the work, and is done.
+    """
+    device = context.nothing.device
+    [part] = context.dictionary.parts
+    active = torch.from_numpy(indices.astype(np.int32)).to(device)
+    x_hat = part.decode_lists(torch.from_numpy(values).to(device), active)
+    x = rows.to(device).float()
+    errors = (x - x_hat.float()).double().square().sum(1)
     norms = (x - context.nothing).double().square().sum(1)
     return errors.cpu().numpy(), norms.cpu().numpy()
 
