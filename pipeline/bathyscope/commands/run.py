@@ -119,11 +119,11 @@ def carry_out(
                 memory.mark()
                 watched, screen.subject = _Watched(screen), step.subject
                 stage: Any = importlib.import_module(_module(step.config, step.stage))
+                sink = Recorded(watched, log, step.name)
                 try:
-                    sink = Recorded(watched, log, step.name)
                     found[step.name] = driver.drive(stage, sink, step.config)
                 except BathyscopeError as error:
-                    log.add("failed", step=step.name, error=f"{type(error).__name__}: {error}")
+                    sink.failed(error)
                     if failed is None or isinstance(error, StopRequested):
                         raise
                     failed(step, error)

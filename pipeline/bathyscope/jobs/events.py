@@ -83,11 +83,13 @@ class Recorded:
     ) -> None:
         self._sink, self._log, self._step, self._clock = sink, log, step, clock
         self._told = self._began = clock()
+        self._under_way = False
 
     def begin(self, begun: Begun) -> None:
         """A stage starts, resumes, or has nothing to do."""
         self._began = self._told = self._clock()
-        if not begun.complete:
+        self._under_way = not begun.complete
+        if self._under_way:
             self._log.add(
                 "begin",
                 step=self._step,
@@ -110,8 +112,15 @@ class Recorded:
         self._log.add("note", step=self._step, text=text)
         self._sink.note(text)
 
+    def failed(self, error: Exception) -> None:
+        """The stage ended with an error. One that was refused before it began leaves no trace."""
+        if self._under_way:
+            told = f"{type(error).__name__}: {error}"
+            self._log.add("failed", step=self._step, error=told)
+
     def end(self, begun: Begun, facts: Json) -> None:
         """The stage is complete."""
+        self._under_way = False
         seconds = round(self._clock() - self._began, 3)
         self._log.add("end", step=self._step, artifact=begun.objects.location, seconds=seconds)
         self._sink.end(begun, facts)
