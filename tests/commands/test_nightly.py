@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from bathyscope.commands.nightly import nightly
 from bathyscope.config import Config
-from bathyscope.errors import ConfigError, IdentityMismatch, JobError
+from bathyscope.errors import ConfigError, IdentityMismatch, JobError, MissingArtifact
 from bathyscope.runs.run import Run
 from bathyscope.stages.nights.history import open_nights
 from bathyscope.stages.nights.lease import one_night
@@ -195,10 +195,17 @@ def test_old_nights_are_let_go_and_not_read_again(watching: Config, inbox: Inbox
     assert sorted(path.name for path in checkpoint.iterdir()) == ["000003", "000004"]
     assert len(list((folder / "nights" / "reports").iterdir())) == 2
     assert results_of(watching)["comparisons"][0]["against"] == [f"{checkpoint.name}/000003"]
-    # The merged statistics are of all four nights, and every night is still told.
+    # The merged statistics are of all four nights, and of every night there is still a line.
     rows = Run(watching.url).night_features(checkpoint.name).schema.metadata[b"rows"]
     assert int(rows) > 3 * results_of(watching)["extractions"][0]["rows"] * 0.8
-    assert Run(watching.url).night(1)["night"] == 1
+    nights = Run(watching.url).nights()
+    assert [each["night"] for each in nights] == [1, 2, 3, 4]
+    assert nights[0]["told"] == "1 extraction(s), nothing to compare with yet"
+    assert len(list((folder / "nights" / "manifests").iterdir())) == 4
+    with pytest.raises(MissingArtifact, match=r"Night 1 .* was let go \(nightly.keep_nights\)"):
+        Run(watching.url).night(1)
+    with pytest.raises(MissingArtifact, match="has no night 9"):
+        Run(watching.url).night(9)
     assert night_of(watching, **kept) == ["nightly    nothing new since night 4"]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bathyscope.config import Config
 from bathyscope.runs.run import ACTIVATIONS, LATENTS
+from bathyscope.stages.nights.archive import archive_older
 from bathyscope.stages.nights.extraction import EXTRACTIONS, SLICES
 from bathyscope.stages.nights.history import Nights
 from bathyscope.stages.nights.ledger import Ledger
@@ -41,7 +42,7 @@ def forget_older(ledger: Ledger, night: int, keep: int) -> None:
 
 
 def remove_forgotten(config: Config, nights: Nights, night: int) -> None:
-    """Remove slices and extractions that the ledger does not name, and reports as old as these."""
+    """Remove slices and extractions that the ledger does not name, reports and manifests as old."""
     keep = config.nightly.keep_nights
     if not keep:
         return
@@ -59,3 +60,4 @@ def remove_forgotten(config: Config, nights: Nights, night: int) -> None:
         if int(number) <= night - keep:
             nights.objects.delete_folder(f"{REPORTS}/{number}")
             nights.objects.sweep(f"{REPORTS}/{number}")
+    archive_older(nights.objects, night - keep)
