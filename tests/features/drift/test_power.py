@@ -61,3 +61,11 @@ def test_impossible_designs_are_refused():
         power(DESIGN, 0.005, 3.0)
     with pytest.raises(ValueError, match="documents on both sides"):
         power(DESIGN._replace(documents=0), 1e-3, 2.0)
+
+
+def test_the_floor_that_is_set_bounds_what_is_found() -> None:
+    many = DESIGN._replace(documents=10**6, reference_documents=7 * 10**6)
+    for floor in (1.25, 1.5, 2.0):
+        floors = Floors(density_ratio=floor)
+        assert power(many, 1e-3, floor * 0.98, floors=floors) < 0.01
+        assert floor < detectable_ratio(many, 1e-3, floors=floors) < floor * 1.03

@@ -65,18 +65,21 @@ def power(design: Design, density: float, ratio: float, *, floors: Floors | None
     return float(found.mean())
 
 
-def detectable_ratio(design: Design, density: float, *, wanted: float = 0.9) -> float:
+def detectable_ratio(
+    design: Design, density: float, *, wanted: float = 0.9, floors: Floors | None = None
+) -> float:
     """Return the smallest increase that is found with probability `wanted`; NaN if there is none.
 
     Searched up to the ratio at which every document has the latent.
     """
     highest = 1 / _share(design, density, 1.0)
-    if power(design, density, highest) < wanted:
+    if power(design, density, highest, floors=floors) < wanted:
         return math.nan
     low, high = 1.0, highest
     while high / low > 1.005:
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if power(design, density, middle) >= wanted else (middle, high)
+        found = power(design, density, middle, floors=floors) >= wanted
+        low, high = (low, middle) if found else (middle, high)
     return high
 
 

@@ -75,13 +75,13 @@ def compared(config: Config, planned: Sequence[Planned]) -> list[Comparison]:
         totals, error = totals_of(config, each.pair), nightly.error / len(planned)
         drift = compare(totals, reference, error=error, floors=floors)
         assert reference.totals is not None, "a comparison is with something"
-        found = _detectable(totals, reference.totals.documents, error)
+        found = _detectable(totals, reference.totals.documents, error, floors)
         made.append(Comparison(each, drift, found))
     return made
 
 
 def _detectable(
-    totals: Totals, reference_documents: int, error: float
+    totals: Totals, reference_documents: int, error: float, floors: Floors
 ) -> list[tuple[float, float]]:
     """What would be found with a power of 0.9, by density; NaN where no increase would be."""
     fired = max(int(totals.firing_documents().sum()), 1)
@@ -95,7 +95,7 @@ def _detectable(
     )
     # A latent cannot be in more than all documents.
     densities = [d for d in DENSITIES if d * design.tokens < design.firings]
-    return [(density, detectable_ratio(design, density)) for density in densities]
+    return [(density, detectable_ratio(design, density, floors=floors)) for density in densities]
 
 
 def run_of(config: Config, pair: Pair) -> Run:
