@@ -182,7 +182,8 @@ def removed(
 
         def changed(latent: int = latent) -> Documents:
             altered = subject()
-            without_direction(altered, latent, layers=int(altered.point.name.split(".")[1]) + 1)
+            layers = int(altered.point.name.split(".")[1]) + 1
+            without_direction(altered.model.model, altered.dictionary.W_dec[latent], layers)
             return documents_of(altered, texts)
 
         documents = kept(cache / f"removed-{latent}.npz", changed)

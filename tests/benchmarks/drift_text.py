@@ -116,16 +116,20 @@ def take(documents: Documents, places: NDArray[Any]) -> Documents:
     return Documents(ids, tokens, errors, norms, offsets, latents, firings, activations)
 
 
-def without_direction(subject: Subject, latent: int, layers: int) -> None:
-    """Take a latent's direction out of everything that writes to the residual stream, in place."""
-    direction = torch.nn.functional.normalize(subject.dictionary.W_dec[latent], dim=0)
-    decoder = subject.model.model
+def without_direction(
+    decoder: Any, direction: Tensor, layers: int | None = None, *, amount: float = 1.0
+) -> None:
+    """Take a share of a direction [d] out of all that writes to the residual stream, in place.
+
+    `decoder` is a Llama; its first `layers` are changed, all without it.
+    """
+    direction = torch.nn.functional.normalize(direction, dim=0)
     written = [decoder.embed_tokens.weight.T]
     for block in decoder.layers[:layers]:
         written += [block.self_attn.o_proj.weight, block.mlp.down_proj.weight]
     with torch.no_grad():
         for weight in written:
-            weight -= torch.outer(direction, direction @ weight)
+            weight -= amount * torch.outer(direction, direction @ weight)
 
 
 class _Keeping(Totals):

@@ -79,9 +79,9 @@ def night(base: Path, url: Path, inbox: Path, overrides: list[str]) -> float:
     )  # fmt: skip
 
 
-def files_in(url: Path) -> set[str]:
-    """Every file, but for directories."""
-    return {str(path.relative_to(url)) for path in url.rglob("*") if path.is_file()}
+def files_in(url: Path) -> set[tuple[str, bytes]]:
+    """Every file with its content, but for directories."""
+    return {(str(p.relative_to(url)), p.read_bytes()) for p in url.rglob("*") if p.is_file()}
 
 
 def tokens_of(url: Path) -> int:
@@ -125,7 +125,7 @@ def main() -> None:
             {
                 "nothing_new_s": round(nothing, 2),
                 "start_up_s": round(start_up, 2),
-                "written_with_nothing_new": sorted(written),
+                "written_with_nothing_new": sorted({name for name, _ in written}),
                 "new_file": {
                     "over_full": round(new_file / full, 3),
                     "tokens_over_full": round(of_file / of_full, 3),
