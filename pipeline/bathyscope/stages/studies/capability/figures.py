@@ -56,21 +56,24 @@ def _over_capability(
     rows: Sequence[Row],
     bits: Mapping[str, float],
 ) -> Plot:
+    note = "More capable models are on the left."
     untrained = technique.values([m for m in members if not m.trained], rows)
-    series = _over_bits(values, bits, "", 0) + _over_bits(untrained, bits, "without training", 2)
-    return Plot(
-        f"{_title(technique)}, over capability",
-        BITS,
-        technique.unit,
-        series,
-        log_x=False,
-        note="More capable models are on the left.",
-    )
+    if untrained:
+        # Drawn, they would squeeze the others into a corner.
+        of, own = [bits[v.member.name] for v in untrained], [v.value for v in untrained]
+        note += (
+            f" Models without training are not drawn: {_range(own)} at {_range(of)} bits per byte."
+        )
+    title = f"{_title(technique)}, over capability"
+    return Plot(title, BITS, technique.unit, _over_bits(values, bits), log_x=False, note=note)
 
 
-def _over_bits(
-    values: Sequence[Of], bits: Mapping[str, float], words: str, colour: int
-) -> list[Series]:
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _over_bits(values: Sequence[Of], bits: Mapping[str, float]) -> list[Series]:
     """A line per architecture and seed, by bits per byte."""
     found = []
     ordered = sorted(values, key=lambda v: v.member.parameters)
@@ -80,13 +83,12 @@ def _over_bits(
             points = sorted(
                 (bits[v.member.name], v.value) for v in own if (v.member.seed or 0) == seed
             )
-            label = ", ".join(filter(None, [words, name, f"seed {seed}"]))
             found.append(
                 Series(
-                    label,
+                    f"{name}, seed {seed}",
                     points,
-                    colour=colour + number,
-                    marker=colour + number,
+                    colour=number,
+                    marker=number,
                     dashed=seed,
                     markers=True,
                 )
