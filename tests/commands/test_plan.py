@@ -51,6 +51,23 @@ def test_lines_name_everything_that_matters(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [("none", "none of it"), ("sample", "0.25 of the units, 66 kB"), ("all", "all of it")],
+)
+def test_what_nights_keep_of_latents_is_counted(
+    tiny_config: Callable[..., Config], tmp_path: Path, kept: str, told: str
+) -> None:
+    config = tiny_config(tmp_path / "run", nightly__keep_latents=kept, nightly__sample_share=0.25)
+    found = plan(config)
+    # 11,000 rows with 4 latents of 6 bytes.
+    assert found["bytes"]["latents"] == 264_000
+    assert (
+        "latents    264 kB: 24 B per row with an index and a value for each of k 4; nights keep "
+        f"{told} (nightly.keep_latents={kept})" in found["lines"]
+    )
+
+
 def test_too_little_disk_is_found_before_the_work_starts(
     tiny_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

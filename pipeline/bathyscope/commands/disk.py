@@ -15,6 +15,8 @@ from bathyscope.stages.inputs import is_of_images
 from bathyscope.stages.model import ModelPlan
 from bathyscope.stores.objects import local_path
 
+LATENT_BYTES = 6
+"""Of a latent of a row on disk: an index of four bytes and a value of two."""
 _SPARE_BYTES = 200 * 2**20
 
 
@@ -51,7 +53,7 @@ def estimate(config: Config, model: ModelPlan) -> Estimate:
     per_item = sum(a.row_bytes * (a.rows_per_item or positions) for a in layout.arrays)
     return Estimate(
         activations=int(items * per_item),
-        latents=6 * rows * config.dictionary.k,
+        latents=LATENT_BYTES * rows * config.dictionary.k,
         dictionary=4 * 2 * latents * width,
         # Corpus arrays, states of describe while it runs, tables and pages.
         other=int(items * (3 * data.image_size**2 if images else 13 * positions))

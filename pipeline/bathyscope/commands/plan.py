@@ -8,7 +8,7 @@ import torch
 
 from bathyscope.commands.capacity import Capacity, capacity
 from bathyscope.commands.capacity_lines import capacity_lines
-from bathyscope.commands.disk import Estimate, estimate
+from bathyscope.commands.disk import LATENT_BYTES, Estimate, estimate
 from bathyscope.commands.progress import millions, size
 from bathyscope.commands.training_plan import training_footprint, training_lines, training_refusal
 from bathyscope.config import Config
@@ -60,7 +60,7 @@ def plan(config: Config) -> Json:
     """
     model = plan_model(config)
     needed = estimate(config, model)
-    told, figures = lines(config, model, needed), {}
+    told, figures = [*lines(config, model, needed), _latents(config, needed)], {}
     refusal = None
     if is_of_images(config):
         told.append("needs      the whole model: capacities are planned for language models only")
@@ -109,6 +109,21 @@ def _dictionary(config: Config, latents: int) -> str:
     return (
         f"dictionary {chosen.name}: {chosen.activation} {chosen.kind.replace('_', ' ')}, "
         f"{latents:,} latents, k {chosen.k}, on {where}"
+    )
+
+
+def _latents(config: Config, needed: Estimate) -> str:
+    """What latents of rows take, which a run keeps and nights need not."""
+    kept, share = config.nightly.keep_latents, config.nightly.sample_share
+    nights = {
+        "none": "none of it",
+        "sample": f"{share:g} of the units, {size(share * needed.latents)}",
+        "all": "all of it",
+    }[kept]
+    return (
+        f"latents    {size(needed.latents)}: {size(LATENT_BYTES * config.dictionary.k)} per row "
+        f"with an index and a value for each of k {config.dictionary.k}; nights keep {nights} "
+        f"(nightly.keep_latents={kept})"
     )
 
 
