@@ -35,6 +35,7 @@ from bathyscope.commands.nightly import nightly
 from bathyscope.commands.run import run as run_stages
 from bathyscope.composition import compose
 from bathyscope.config import Config
+from bathyscope.corpora.deduplicate import Deduplicator
 from bathyscope.dictionaries.dictionary import Dictionary
 from bathyscope.features.drift.changes import Floors
 from bathyscope.features.drift.power import Design, power
@@ -68,7 +69,9 @@ class Bench:
         self.trained, texts = texts[:TRAINED], texts[TRAINED:]
         self.earlier, texts = texts[:EARLIER], texts[EARLIER:]
         self.planted, self.fresh = texts[:NIGHT], texts[NIGHT:]
-        self.topic = [text[:500] for text in headers(2 * NIGHT)]
+        # From below the licence, and nothing that the corpus would leave out as a duplicate.
+        pieces, known = [text[900:1400] for text in headers()], Deduplicator()
+        self.topic = [text for text in pieces if len(text) == 500 and not known.is_duplicate(text)]
 
     def config(self, case: str, *more: str) -> Config:
         """Of the nights of a case."""
@@ -183,12 +186,15 @@ def topic_night(bench: Bench, share: float, old: Totals, new: Floats) -> dict[st
     case, number = f"topic-{share}", int(share * NIGHT)
     bench.copy("text", case)
     found = bench.night(case, bench.planted[: NIGHT - number] + bench.topic[:number], "b")
+    documents = bench.totals(case, found["pair"]).documents
     before, order = shares_of(old), reported(bench, case)
-    powers = powers_of(old, NIGHT, (1 - share) * before + share * new)
+    # Of the other documents a few are duplicates, which the corpus leaves out.
+    powers = powers_of(old, documents, before + number / documents * (new - before))
     sure = {int(latent) for latent in np.flatnonzero(np.greater(powers, SURE))}
     top = order[:MOST_TOP]
     return {
         "share": share,
+        "documents": documents,
         "reported": len(order),
         "expected_by_documents": round(float(powers.sum()), 1),
         "sure": len(sure),
@@ -231,7 +237,7 @@ def removed_night(bench: Bench, latent: int, amount: float) -> dict[str, Any]:
 def topics(bench: Bench) -> list[dict[str, Any]]:
     """The topic at every share."""
     pair = bench.once("text", lambda: bench.night("text", bench.earlier))["pair"]
-    alone = bench.once("topic", lambda: bench.night("topic", bench.topic[NIGHT:]))["pair"]
+    alone = bench.once("topic", lambda: bench.night("topic", bench.topic[NIGHT:][:NIGHT]))["pair"]
     old, new = bench.totals("text", pair), shares_of(bench.totals("topic", alone))
     return [
         bench.once(f"topic-{share}", partial(topic_night, bench, share, old, new))
