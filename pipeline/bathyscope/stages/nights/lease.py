@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from bathyscope.errors import JobError, LeaseLost
 from bathyscope.stores.leases import Lease, Leases
@@ -19,6 +19,8 @@ class Holding:
     def __init__(self, leases: Leases, lease: Lease, seconds: float) -> None:
         self._leases, self._lease, self._every = leases, lease, seconds / 4
         self._lost: LeaseLost | None = None
+        # A renewal by one thread must not look to the other as if a stranger had the lease.
+        self._checking = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="night lease", daemon=True)
         self._thread.start()
@@ -27,21 +29,31 @@ class Holding:
         """Raise `LeaseLost` where another process took over: what it writes would be lost."""
         if self._lost is not None:
             raise self._lost
-        self._lease = self._leases.check(self._lease)
+        self._confirm()
 
     def end(self) -> None:
         """Stop renewing, and let go unless it was lost."""
         self._over.set()
         self._thread.join()
         if self._lost is None:
-            self._leases.release(_UNIT)
+            # Whoever took it since the last look keeps it; one that cannot be reached ends alone.
+            with suppress(OSError):
+                self._confirm()
+                self._leases.release(_UNIT)
 
-    def _renew(self) -> None:
-        while not self._over.wait(self._every):
+    def _confirm(self) -> None:
+        with self._checking:
             try:
                 self._lease = self._leases.check(self._lease)
             except LeaseLost as error:
                 self._lost = error
+                raise
+
+    def _renew(self) -> None:
+        while not self._over.wait(self._every):
+            try:
+                self._confirm()
+            except LeaseLost:
                 return
             except OSError:
                 # The store may be away for a moment; the lease lasts longer than that.
