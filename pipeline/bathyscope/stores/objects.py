@@ -67,8 +67,7 @@ class Objects:
             if self.local is not None:
                 # Nothing compares etags here, and a plain read takes a fifth of the time.
                 return (self.local / key).read_bytes(), None
-            found = obstore.get(self._store, self._key(key))
-            return bytes(found.bytes()), found.meta["e_tag"]
+            return self._try(key, lambda: self._get(key))
         except (FileNotFoundError, IsADirectoryError):
             raise self._missing(key) from None
 
@@ -141,7 +140,7 @@ class Objects:
     def size(self, key: str) -> int | None:
         """Size in bytes, or None when there is no such object."""
         try:
-            return int(obstore.head(self._store, self._key(key))["size"])
+            return int(self._try(key, lambda: obstore.head(self._store, self._key(key)))["size"])
         except FileNotFoundError:
             return None
 
@@ -152,26 +151,28 @@ class Objects:
     def walk(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """(key, size) of every object below a folder, in no stated order."""
         cut = len(self.prefix) + 1 if self.prefix else 0
-        for batch in obstore.list(self._store, prefix=self._key(prefix) or None, chunk_size=1000):
+        under = self._key(prefix) or None
+        batches = iter(obstore.list(self._store, prefix=under, chunk_size=1000))
+        while batch := self._try(prefix, lambda: next(batches, None)):
             for meta in batch:
                 yield meta["path"][cut:], int(meta["size"])
 
     def children(self, prefix: str = "") -> list[str]:
         """Names of the folders directly below a folder, sorted."""
-        found = obstore.list_with_delimiter(self._store, prefix=self._key(prefix) or None)
+        found = self._list(prefix)
         return sorted(path.rsplit("/", 1)[-1] for path in found["common_prefixes"])
 
     def files(self, prefix: str = "") -> list[str]:
         """Names of the objects directly in a folder, sorted."""
         if self.local is not None:
             return files.names(self.local / prefix)
-        found = obstore.list_with_delimiter(self._store, prefix=self._key(prefix) or None)
+        found = self._list(prefix)
         return sorted(meta["path"].rsplit("/", 1)[-1] for meta in found["objects"])
 
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens when there is none."""
         with suppress(FileNotFoundError):
-            obstore.delete(self._store, self._key(key))
+            self._try(key, lambda: obstore.delete(self._store, self._key(key)))
 
     def delete_many(self, keys: Iterable[str]) -> int:
         """Remove many objects in few requests and say how many were named."""
@@ -181,7 +182,8 @@ class Objects:
                 with suppress(FileNotFoundError):
                     obstore.delete(self._store, path)
         elif listed:
-            obstore.delete(self._store, listed)
+            what = f"{listed[0]} and {len(listed) - 1} more"
+            self._try(what, lambda: obstore.delete(self._store, listed))
         return len(listed)
 
     def delete_folder(self, prefix: str) -> int:
@@ -210,6 +212,15 @@ class Objects:
         """The key seen from the URL's root."""
         return self._key(key)
 
+    def _get(self, key: str) -> tuple[bytes, str | None]:
+        found = obstore.get(self._store, self._key(key))
+        return bytes(found.bytes()), found.meta["e_tag"]
+
+    def _list(self, prefix: str) -> Any:
+        """What lies directly in a folder."""
+        under = self._key(prefix) or None
+        return self._try(prefix, lambda: obstore.list_with_delimiter(self._store, prefix=under))
+
     def _conditional(self, key: str, body: Buffer, etag: str | None) -> str | None:
         """Write where the etag is still `etag`, None for nothing there; the new etag, or None."""
         mode: Any = "create" if etag is None else {"e_tag": etag}
@@ -229,7 +240,7 @@ class Objects:
 
     def _look(self, key: str) -> tuple[bytes, str | None] | None:
         try:
-            return self._try(key, lambda: self.get_tagged(key))
+            return self.get_tagged(key)
         except MissingArtifact:
             return None
 
