@@ -4,10 +4,11 @@ import itertools
 import time
 
 import pytest
+from chaos_store import ChaosStore, chaos_proxy
 
 from bathyscope.errors import StoreError
 from bathyscope.stores.objects import Objects
-from chaos_store import ChaosStore, chaos_proxy
+from bathyscope.stores.shards import ArraySpec, create_array
 from s3_server import BUCKET, environment
 
 _numbers = itertools.count()
@@ -54,7 +55,7 @@ def test_requests_wait_for_a_store_that_is_away_for_seconds(objects, store, ask)
 @pytest.mark.parametrize("ask", ASKS)
 def test_a_refused_request_is_an_explained_error(objects, store, ask):
     store.fail("denied", 10)
-    with pytest.raises(StoreError, match="cannot be written or read: .*connection"):
+    with pytest.raises(StoreError, match=r"cannot be written or read: .*connection"):
         ASKS[ask](objects)
 
 
@@ -64,3 +65,12 @@ def test_a_request_that_breaks_off_is_made_again(objects, store, ask, fate):
     store.fail(fate, 2)
     ASKS[ask](objects)
     assert store.requests[fate] > 0
+
+
+def test_the_groups_of_an_array_are_written_through_conflicts(objects, store):
+    spec = ArraySpec("x", (3,), "uint16", "uint16", 2, 4)
+    store.fail("conflict", 4)
+    create_array(objects.at("a.zarr"), "seg", spec, capacity=8)
+    assert store.requests["conflict"] == 4
+    keys = {key for key, _ in objects.walk() if key.endswith("zarr.json")}
+    assert keys == {f"{at}zarr.json" for at in ("", "a.zarr/", "a.zarr/x/", "a.zarr/x/seg/")}

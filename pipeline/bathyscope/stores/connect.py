@@ -23,9 +23,9 @@ _REMOTE = ("s3", "s3a", "gs")
 # A shard goes up in one request, because only that can be refused when the key is taken: 1 GiB at
 # 4 MB/s takes 250 s.
 _REQUEST_TIMEOUT = timedelta(minutes=5)
-# Pauses are drawn between the first one and `base` times the last: with a base of 2 they hardly grow,
-# and eight of them were over in a second. These last for a minute or so, of a store that refuses
-# requests (503) or answers none.
+# Pauses are drawn between the first one and `base` times the last: with a base of 2 they hardly
+# grow, and eight of them were over in a second. These last for a minute or so, of a store that
+# refuses requests (503) or answers none.
 _RETRY = {
     "max_retries": 14,
     "backoff": {

@@ -48,6 +48,11 @@ class Objects:
         return Objects(self.url, self._key(prefix), self._store)
 
     @property
+    def root(self) -> Objects:
+        """The same store seen from the URL's root."""
+        return Objects(self.url, "", self._store)
+
+    @property
     def location(self) -> str:
         """Path or URL of this folder, as a person would type it."""
         return f"{self.url.rstrip('/')}/{self.prefix}" if self.prefix else self.url

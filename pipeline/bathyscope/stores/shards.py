@@ -8,7 +8,6 @@ digest of the stored bytes on the way. Any Zarr v3 reader opens the result: the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 import zarr
+from zarr.abc.buffer import Buffer as ZarrBuffer
 from zarr.codecs import BytesCodec
-from zarr.errors import ContainsArrayError
+from zarr.storage import MemoryStore
 
 from bathyscope.stores.codecs import NONE, ZSTD, compress, zarr_compressors
 from bathyscope.stores.files import Buffer
@@ -108,23 +108,27 @@ def create_array(objects: Objects, segment: str, spec: ArraySpec, *, capacity: i
     """
     if objects.exists(f"{spec.name}/{segment}/zarr.json"):
         return
-    # Another worker may create it at the same time.
-    with suppress(ContainsArrayError):
-        zarr.create_array(
-            store=objects.zarr(),
-            name=objects.key(f"{spec.name}/{segment}"),
-            shape=(capacity, *spec.row_shape),
-            dtype=spec.dtype,
-            chunks=(spec.chunk_rows, *spec.row_shape),
-            shards=(spec.shard_rows, *spec.row_shape),
-            serializer=BytesCodec(endian=None if np.dtype(spec.dtype).itemsize == 1 else "little"),
-            compressors=zarr_compressors(spec.codec, spec.dtype),
-            filters=None,
-            fill_value=0,
-            chunk_key_encoding={"name": "default", "separator": "."},
-            attributes=_attributes(spec),
-            config={"write_empty_chunks": True},
-        )
+    written: dict[str, ZarrBuffer] = {}
+    zarr.create_array(
+        store=MemoryStore(written),
+        name=objects.key(f"{spec.name}/{segment}"),
+        shape=(capacity, *spec.row_shape),
+        dtype=spec.dtype,
+        chunks=(spec.chunk_rows, *spec.row_shape),
+        shards=(spec.shard_rows, *spec.row_shape),
+        serializer=BytesCodec(endian=None if np.dtype(spec.dtype).itemsize == 1 else "little"),
+        compressors=zarr_compressors(spec.codec, spec.dtype),
+        filters=None,
+        fill_value=0,
+        chunk_key_encoding={"name": "default", "separator": "."},
+        attributes=_attributes(spec),
+        config={"write_empty_chunks": True},
+    )
+    # Not by zarr: it takes a request for a group that broke off (409) for a group that is there.
+    # The array comes last, so that whoever finds it finds its groups, also after a kill.
+    root = objects.root
+    for key in sorted(written, key=lambda key: key.count("/")):
+        root.create(key, written[key].to_bytes())
 
 
 def open_array(objects: Objects, segment: str, name: str) -> Any:
