@@ -55,6 +55,7 @@ from bathyscope.stores import filling  # noqa: E402
 from bathyscope.stores.manifests import Segment  # noqa: E402
 from bathyscope.stores.ring import Ring  # noqa: E402
 from bathyscope.stores.shards import ArraySpec  # noqa: E402
+from bathyscope.stores.writers import Writers  # noqa: E402
 from bathyscope.values import ShardRecord, Unit, UnitPlan  # noqa: E402
 
 SIZES = {
@@ -203,7 +204,7 @@ def main() -> None:
         batch_items=BATCH,
         fsync=False,
         ring=Ring(3 * 3 * shard, pinned=device.type == "cuda"),
-        writers=harvest.writer_threads(4),
+        writers=Writers(4),
     )
     units = segment.plan.units()
     try:

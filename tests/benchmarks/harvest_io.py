@@ -45,6 +45,7 @@ from bathyscope.stages.harvest_layout import ring_bytes
 from bathyscope.stages.layout import Column, lay_out
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.ring import Ring
+from bathyscope.stores.writers import Writers
 from bathyscope.values import TRAIN, UnitPlan
 from bench import conclude, folder
 
@@ -117,7 +118,7 @@ def opened(config: Config, model: nn.Module, units: int) -> harvest.Context:
         batch_items=BATCH,
         fsync=True,
         ring=Ring(ring_bytes(config, work.segment.arrays)),
-        writers=harvest.writer_threads(config.hooks.writers),
+        writers=Writers(config.hooks.writers),
     )
 
 

@@ -41,6 +41,7 @@ def test_who_finds_no_room_waits_until_there_is_some():
     waiting.start()
     time.sleep(0.1)
     assert taken == []
+    assert ring.waited_s > 0.05, "also before it is over"
 
     ring.give(held)
     waiting.join(5)

@@ -49,6 +49,7 @@ from bathyscope.stores.moments import classes_by_chunk
 from bathyscope.stores.objects import Objects
 from bathyscope.stores.ring import Ring
 from bathyscope.stores.stored_receipts import StoredReceipts
+from bathyscope.stores.writers import Writers
 from bathyscope.values import Json, Unit, UnitPlan
 
 NAME = "harvest"
@@ -160,7 +161,7 @@ def open(config: Config, work: Work, part: tuple[int, int] | None = None) -> Con
         batch_items=config.hooks.batch_items,
         fsync=config.store.fsync,
         ring=Ring(ring_bytes(config, arrays), pinned=device.type == "cuda"),
-        writers=writer_threads(config.hooks.writers),
+        writers=Writers(config.hooks.writers),
         channels_last=frozenset(config.hooks.channels_last),
         room=room_of(config, Objects(config.url).at(ACTIVATIONS), work.segment),
     )
@@ -213,11 +214,6 @@ def finish(config: Config, begun: Begun, receipts: StoredReceipts) -> Json:
     }
     publish(begun, facts)
     return facts
-
-
-def writer_threads(count: int) -> ThreadPoolExecutor:
-    """Threads that sum, hash and write full shards. Each computes with one thread of its own."""
-    return ThreadPoolExecutor(count, "writer", initializer=torch.set_num_threads, initargs=(1,))
 
 
 def _masks(unit: Unit, context: Context) -> dict[str, npt.NDArray[np.uint8]]:

@@ -20,12 +20,19 @@ class Ring:
 
     def __init__(self, max_bytes: int, *, pinned: bool = False) -> None:
         self.max_bytes = max_bytes
-        self.waited_s = 0.0
-        """For how long takers waited for writers, all together."""
+        self._waited_s = 0.0
+        self._waiting: list[float] = []
         self._pinned = pinned
         self._free: list[Tensor] = []
         self._made = 0
         self._change = threading.Condition()
+
+    @property
+    def waited_s(self) -> float:
+        """For how long takers waited for writers, all together, those who still wait included."""
+        with self._change:
+            now = time.monotonic()
+            return self._waited_s + sum(now - since for since in self._waiting)
 
     @property
     def made_bytes(self) -> int:
@@ -45,9 +52,13 @@ class Ring:
             )
         started = time.monotonic()
         with self._change:
-            while (found := self._find(num_bytes)) is None:
-                self._change.wait()
-            self.waited_s += time.monotonic() - started
+            self._waiting.append(started)
+            try:
+                while (found := self._find(num_bytes)) is None:
+                    self._change.wait()
+            finally:
+                self._waiting.remove(started)
+                self._waited_s += time.monotonic() - started
             return found
 
     def give(self, buffer: Tensor) -> None:
