@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bathyscope.jobs.metric_names import METRICS, TAGS
+from bathyscope.jobs.metric_names import METRICS
 from deploy_files import WHOLE, missing
 from fake_nodes import FakeNodes, why_not
 
@@ -17,13 +17,13 @@ EXPORTING = """
 import time, urllib.request
 import ray
 from ray.util.metrics import Counter, Gauge
-from bathyscope.jobs.metric_names import COUNTER, METRICS, TAGS
+from bathyscope.jobs.metric_names import COUNTER, METRICS
 
 ray.init(address="10.77.0.1:6379", log_to_driver=False)
 for metric in METRICS:
     kind = Counter if metric.kind == COUNTER else Gauge
-    made = kind(metric.name, description=metric.help, tag_keys=TAGS)
-    (made.inc if metric.kind == COUNTER else made.set)(5, tags=dict.fromkeys(TAGS, "mine"))
+    made = kind(metric.name, description=metric.help, tag_keys=metric.tags)
+    (made.inc if metric.kind == COUNTER else made.set)(5, tags=dict.fromkeys(metric.tags, "mine"))
 end = time.monotonic() + 60
 text = ""
 while time.monotonic() < end and text.count("# TYPE ray_bathyscope") < len(METRICS):
@@ -57,5 +57,5 @@ def test_metrics_are_exported_with_these_names_kinds_and_labels(
         assert f"# TYPE {metric.exported} {metric.kind}" in lines
         (sample,) = (line for line in lines if line.startswith(f"{metric.exported}{{"))
         assert sample.endswith(" 5.0")
-        for label in (*(f'{tag}="mine"' for tag in TAGS), 'NodeAddress="10.77.0.1"'):
+        for label in (*(f'{tag}="mine"' for tag in metric.tags), 'NodeAddress="10.77.0.1"'):
             assert label in sample

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from yaml import safe_dump, safe_load
 
-from bathyscope.jobs.metric_names import COUNTER, METRICS, TAGS
+from bathyscope.jobs.metric_names import COUNTER, HOST, METRICS, TAGS
 from deploy_files import DEPLOY, checked, tool
 
 MONITORING = DEPLOY / "monitoring"
@@ -93,7 +93,7 @@ def test_counters_are_rated_and_gauges_are_not(expression: str) -> None:
 
 
 def test_labels_are_those_that_are_exported() -> None:
-    known = {*TAGS, "NodeAddress"}
+    known = {*TAGS, HOST}
     for expression in expressions():
         for labels in re.findall(r"\bby \(([^)]*)\)", expression):
             assert {label.strip() for label in labels.split(",")} <= known, expression

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import re
 
-from bathyscope.jobs.metric_names import COUNTER, GAUGE, METRICS, RETRIES, TOKENS, UNITS_TOTAL
+from bathyscope.jobs.metric_names import (
+    COUNTER,
+    GAUGE,
+    METRICS,
+    RETRIES,
+    TAGS,
+    TOKENS,
+    UNITS_TOTAL,
+)
 
 
 def test_names_are_exported_with_rays_prefix_and_a_counters_suffix() -> None:
@@ -20,3 +28,4 @@ def test_names_differ_and_are_ones_that_prometheus_takes() -> None:
         assert re.fullmatch(r"bathyscope_[a-z_]+", metric.name)
         assert metric.kind in (COUNTER, GAUGE)
         assert len(metric.help) > 10
+        assert set(TAGS) <= set(metric.tags)

@@ -84,12 +84,17 @@ def test_a_follower_confirms_the_lease_of_the_one_that_leads(tmp_path: Path) -> 
     leader = Leases(objects, "seg", seconds=0.0002)
     lease = leader.claim(0)
     assert lease is not None
-    follower = FollowerGuard(Leases(objects, "seg", holder=Holder("another-host", 1, 0.0)), lease)
+    told: list[float] = []
+    follower = FollowerGuard(
+        Leases(objects, "seg", holder=Holder("another-host", 1, 0.0)),
+        lease,
+        lambda fraction, text: told.append(fraction),
+    )
     renewed = leader.check(lease)
     assert renewed.term > lease.term
     follower.check()
     follower.progress(0.5)
-    assert (follower.keep, follower.turn) == (True, None)
+    assert (follower.keep, follower.turn, told) == (True, None, [0.5])
 
 
 @pytest.mark.parametrize("ending", ["give_back", "take_over", "release"])
@@ -98,7 +103,7 @@ def test_a_follower_stops_when_its_leader_has_the_unit_no_more(tmp_path: Path, e
     leader = Leases(objects, "seg")
     lease = leader.claim(0)
     assert lease is not None
-    follower = FollowerGuard(Leases(objects, "seg"), lease)
+    follower = FollowerGuard(Leases(objects, "seg"), lease, lambda fraction, text: None)
     follower.check()
     if ending == "give_back":
         leader.give_back(lease)

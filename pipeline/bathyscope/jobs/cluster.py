@@ -12,6 +12,7 @@ import ray
 
 from bathyscope.config import Config
 from bathyscope.jobs.cluster_fleet import Fleet
+from bathyscope.jobs.cluster_metrics import DriverMeter, why_not_exported
 from bathyscope.jobs.cluster_ray import start_ray
 from bathyscope.jobs.cluster_replica import Replica
 from bathyscope.jobs.cluster_units import UnitLoop
@@ -79,11 +80,14 @@ class Cluster:
         if not self._started:
             self._started = True
             start_ray(largest_shape(self._config))
+            if (why := why_not_exported()) is not None:
+                sink.note(why)
         if self._fleet is None:
             self._shape, self._fleet = shape, Fleet(shape)
         name = stage.__name__  # type: ignore[attr-defined]
-        job = StageJob(name, with_absolute_paths(config), begun.work)
+        job = StageJob(name, with_absolute_paths(config), begun.work, command=self._config.url)
         self._fleet.open_stage(job, time.monotonic())
-        self._loop = UnitLoop(config, stage, begun, self._fleet, sink)
+        meter = DriverMeter(self._config.url, begun.work.stage, begun.work.plan.num_units)
+        self._loop = UnitLoop(config, stage, begun, self._fleet, sink, meter)
         self._loop.run()
         self._fleet.close_stage(time.monotonic(), sink)

@@ -18,7 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from bathyscope.errors import BathyscopeError, ReplicaLost
 from bathyscope.jobs.cluster_ray import own_error
-from bathyscope.jobs.unit import AuditGuard, FollowerGuard
+from bathyscope.jobs.unit import AuditGuard, FollowerGuard, Progress
 from bathyscope.runs.work import Work
 from bathyscope.stages.stage import Guard, Outcome, joined
 from bathyscope.stores.leases import Lease, Leases
@@ -75,16 +75,17 @@ def follow(
     *,
     number: int,
     lease: Lease | None,
+    report: Progress,
 ) -> Outcome:
     """One unit in a process that does not lead. `lease` is the leader's; None for an audit.
 
-    Raises what the stage raises, and `ReplicaLost`.
+    `report` is told how far this process is. Raises what the stage raises, and `ReplicaLost`.
     """
     guard: AuditGuard | FollowerGuard
     if lease is None:
-        guard = AuditGuard(_silent)
+        guard = AuditGuard(report)
     else:
-        guard = FollowerGuard(Leases(objects, work.segment.name), lease)
+        guard = FollowerGuard(Leases(objects, work.segment.name), lease, report)
     guard.turn = number
     return in_turn(stage, unit, context, guard, number)
 
@@ -122,7 +123,3 @@ def _end(over: threading.Event) -> None:
     # gloo raises by itself when a peer is gone; NCCL would wait for its own long timeout.
     if not over.wait(_GRACE_S):
         os._exit(1)
-
-
-def _silent(fraction: float, text: str) -> None:
-    """Only the leader tells how far the unit is."""

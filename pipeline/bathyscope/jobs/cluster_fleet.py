@@ -48,6 +48,7 @@ class Fleet:
         self._answers: dict[Any, tuple[Replica, int]] = {}
         self._replicas: list[Replica] = []
         self._refused: set[str] = set()
+        self._members: set[tuple[str, int]] = set()
         self._job: Any = None
         self._stages = 0
         self._deaths = 0
@@ -123,6 +124,7 @@ class Fleet:
                 replica.state, replica.since = READY, now
             return
         place = replica.places[rank] = Place(**answer)
+        self._members.add((place.host, place.pid))
         try:
             check_versions(versions(), place.versions, place.host)
         except JobError as error:
@@ -130,6 +132,10 @@ class Fleet:
             return
         if self._job is not None and replica.joined:
             self._prepare(replica, now)
+
+    def had(self, host: str, pid: int) -> bool:
+        """Whether a process is one of the workers, or was."""
+        return (host, pid) in self._members
 
     def did_unit(self, replica: Replica) -> None:
         """A worker has shown that its slot works."""

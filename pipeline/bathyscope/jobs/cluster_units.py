@@ -14,6 +14,7 @@ from bathyscope.config import ClusterConfig, Config
 from bathyscope.errors import LeaseLost, ReceiptConflict, ReplicaLost, StoreError
 from bathyscope.jobs.audit import audited
 from bathyscope.jobs.cluster_fleet import Fleet
+from bathyscope.jobs.cluster_metrics import DriverMeter
 from bathyscope.jobs.cluster_ray import draining_nodes, own_error
 from bathyscope.jobs.cluster_replica import Lane, Replica
 from bathyscope.jobs.cluster_worker import Did
@@ -34,12 +35,19 @@ class UnitLoop:
     """The units of one stage that are left, and who does which."""
 
     def __init__(
-        self, config: Config, stage: Stage, begun: Begun, fleet: Fleet, sink: Sink
+        self,
+        config: Config,
+        stage: Stage,
+        begun: Begun,
+        fleet: Fleet,
+        sink: Sink,
+        meter: DriverMeter,
     ) -> None:
         self._settings: ClusterConfig = config.cluster
         self._begun = begun
         self._fleet = fleet
         self._sink = sink
+        self._meter = meter
         self._schedule = Schedule(
             begun.remaining.indices,
             limits(config.cluster),
@@ -58,6 +66,7 @@ class UnitLoop:
         raises that would raise it again.
         """
         schedule = self._schedule
+        self._meter.units(self._done)
         try:
             with Packing(self._begun) as packing, StopRequest() as stop:
                 while not schedule.finished:
@@ -75,6 +84,7 @@ class UnitLoop:
                             self._fleet.heard(future, time.monotonic(), self._sink)
                     self._look()
         finally:
+            self._meter.units(self._done)
             self._abandon()
 
     def units_of(self, replica: Replica) -> list[int]:
@@ -113,6 +123,7 @@ class UnitLoop:
             tasks.append(task)
             if task.take_over and any(task.unit in self._units(r) for r in self._running.values()):
                 self._sink.note(f"unit {task.unit} takes very long; another worker does it too")
+                self._meter.retried(1)
         if tasks:
             self._running[replica.run(tasks)] = lanes[: len(tasks)]
 
@@ -153,7 +164,11 @@ class UnitLoop:
     def _note(self, lane: Lane, did: Did, now: float) -> bool:
         """Note what became of a unit; whether it is done now and was not before."""
         if did.done:
-            return self._schedule.succeeded(lane, now, did.seconds)
+            first = self._schedule.succeeded(lane, now, did.seconds)
+            # Another driver of the same run counts what its own workers did.
+            if first and did.stored and self._fleet.had(did.stored.host, did.stored.pid):
+                self._meter.stored(did.stored)
+            return first
         unit = self._schedule.unit_of(lane)
         self._sink.note(f"unit {unit} is held by another worker; waiting for it")
         self._schedule.held(lane, now)
@@ -162,6 +177,7 @@ class UnitLoop:
     def _lose(self, lanes: Sequence[Lane], now: float, what: str) -> None:
         """Give up a worker, and what it had in one of its calls."""
         which = _named(self._units(lanes))
+        self._meter.retried(len(lanes))
         for lane in lanes:
             self._schedule.failed(lane, now, f"its worker {what}", gone=True)
         self._fleet.lost(lanes[0].replica, now, f"{what} on {which}", self._sink)
@@ -178,6 +194,7 @@ class UnitLoop:
         elif isinstance(cause, LeaseLost):
             self._schedule.superseded(lane)
         elif isinstance(cause, StoreError) and not isinstance(cause, ReceiptConflict):
+            self._meter.retried(1)
             self._schedule.failed(lane, time.monotonic(), str(cause))
             self._sink.note(f"unit {unit} is tried again: {cause}")
         else:
@@ -216,6 +233,7 @@ class UnitLoop:
                 del self._running[future]
                 for lane in lanes:
                     self._schedule.taken_away(lane)
+                self._meter.retried(len(lanes))
                 self._sink.note(f"{replica.host} is going away before {which} is done")
             if not calls:
                 self._sink.note(f"{replica.host} is going away; its worker is let go")
@@ -239,9 +257,11 @@ class UnitLoop:
                 told.append(ray.get(future))
             except (ActorDiedError, ActorUnavailableError):
                 continue
+        under_way = 0.0
         if told:
             under_way = sum(fraction for fraction, _ in told) / len(told) * len(busy)
             self._sink.progress(self._done + under_way, told[0][1])
+        self._meter.units(self._done + under_way)
 
     def _drain(self, stop: StopRequest) -> None:
         """After a signal: wait for units under way, no longer than allowed, and stop."""

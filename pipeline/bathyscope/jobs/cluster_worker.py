@@ -18,6 +18,7 @@ from bathyscope.config import Config
 from bathyscope.errors import BathyscopeError
 from bathyscope.jobs.allocator import keep_freed_memory
 from bathyscope.jobs.cluster_crew import Crew, follow
+from bathyscope.jobs.cluster_metrics import Stored, WorkerMeter, stored
 from bathyscope.jobs.schedule import Task
 from bathyscope.jobs.unit import do_task, set_threads
 from bathyscope.jobs.versions import versions
@@ -26,7 +27,7 @@ from bathyscope.runs.work import Work
 from bathyscope.stages.stage import Outcome
 from bathyscope.stores.leases import Lease
 from bathyscope.stores.objects import Objects
-from bathyscope.values import Unit
+from bathyscope.values import Receipt, Unit
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class StageJob:
     work: Work
     number: int = 0
     """Grows with every stage of a driver."""
+    command: str = ""
+    """URL of the run that the command was given for: it may do stages of others."""
 
 
 class Did(NamedTuple):
@@ -60,6 +63,8 @@ class Did(NamedTuple):
     done: bool
     """False when a stranger holds it."""
     seconds: float
+    stored: Stored | None = None
+    """What its receipt says, whoever made that."""
 
 
 class Worker:
@@ -74,6 +79,7 @@ class Worker:
         self._stage: Any = None
         self._job: StageJob | None = None
         self._context: Any = None
+        self._meter: WorkerMeter | None = None
 
     def join(self) -> dict[str, Any]:
         """Say where this is and what is installed: the fields of `Place`.
@@ -98,7 +104,7 @@ class Worker:
         with self._opening:
             if self._job is not None and self._job.number > job.number:
                 return
-            self._stage, self._job, self._context = None, None, None
+            self._let_go()
             set_threads(*self._threads)
             stage: Any = importlib.import_module(job.stage)
             if seat is None or not _together(stage, job.config):
@@ -109,6 +115,7 @@ class Worker:
                 self._context = stage.open(job.config, job.work, (seat.rank, seat.world))
                 stage = Crew(stage, job.work, others) if seat.rank == 0 else stage
             self._stage, self._job = stage, job
+            self._meter = WorkerMeter(job.command or job.config.url, job.work.stage, self._context)
 
     def run(self, tasks: Sequence[Task]) -> list[Did]:
         """Do units, or do them again to compare, and say of each what became of it.
@@ -123,12 +130,13 @@ class Worker:
         for task in tasks:
             started = time.monotonic()
             try:
-                done = self._run(task)
+                receipt = self._run(task)
             except BathyscopeError:
                 if not did:
                     raise
                 break
-            did.append(Did(done, time.monotonic() - started))
+            what = None if receipt is None else stored(receipt)
+            did.append(Did(receipt is not None, time.monotonic() - started, what))
         return did
 
     def follow(self, unit: Unit, number: int, lease: Lease | None) -> Outcome:
@@ -136,13 +144,21 @@ class Worker:
         job = self._job
         assert job is not None, "a unit came before the stage was prepared"
         set_threads(*self._threads)
-        objects = Objects(job.config.url).at(job.work.artifact)
         return follow(
-            self._stage, job.work, objects, unit, self._context, number=number, lease=lease
+            self._stage,
+            job.work,
+            Objects(job.config.url).at(job.work.artifact),
+            unit,
+            self._context,
+            number=number,
+            lease=lease,
+            report=lambda fraction, text: self._look(),
         )
 
     def progress(self) -> tuple[float, str]:
         """How much of the units under way is done, in units, and a few words."""
+        # A model that waits for its writers reports nothing meanwhile.
+        self._look()
         with self._lock:
             told = list(self._progress.values())
         return sum(fraction for fraction, _ in told), told[0][1] if told else ""
@@ -150,15 +166,27 @@ class Worker:
     def close(self) -> None:
         """Let go of the open stage: models and readers."""
         with self._opening:
-            self._stage, self._job, self._context = None, None, None
+            self._let_go()
 
-    def _run(self, task: Task) -> bool:
+    def _let_go(self) -> None:
+        meter, self._meter = self._meter, None
+        if meter is not None:
+            meter.close()
+        self._stage, self._job, self._context = None, None, None
+
+    def _look(self) -> None:
+        meter = self._meter
+        if meter is not None:
+            meter.look()
+
+    def _run(self, task: Task) -> Receipt | None:
         job, stage = self._job, self._stage
         assert job is not None, "a unit came before the stage was prepared"
 
         def report(fraction: float, text: str) -> None:
             with self._lock:
                 self._progress[task.unit] = fraction, text
+            self._look()
 
         try:
             return do_task(

@@ -141,7 +141,7 @@ class _Units:
                 self._sink.progress(self._done + sum(self._shares.values()), text)
 
         try:
-            return do_task(
+            receipt = do_task(
                 self._stage,
                 task,
                 config=self._config,
@@ -149,6 +149,7 @@ class _Units:
                 work=self._begun.work,
                 report=report,
             )
+            return receipt is not None
         finally:
             with self._telling:
                 self._shares.pop(task.unit, None)

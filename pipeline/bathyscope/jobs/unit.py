@@ -59,9 +59,10 @@ class FollowerGuard:
     keep = True
     turn: int | None = None
 
-    def __init__(self, leases: Leases, lease: Lease) -> None:
+    def __init__(self, leases: Leases, lease: Lease, report: Progress) -> None:
         self._leases = leases
         self._lease = lease
+        self._report = report
 
     def check(self) -> None:
         """Confirm that the leader's claim stands. Raises `LeaseLost`."""
@@ -78,7 +79,8 @@ class FollowerGuard:
             )
 
     def progress(self, fraction: float, text: str = "") -> None:
-        """The leader says how far the unit is."""
+        """Say how far this process is; the leader tells others."""
+        self._report(fraction, text)
 
 
 class AuditGuard:
@@ -100,17 +102,16 @@ class AuditGuard:
 
 def do_task(
     stage: Stage, task: Task, *, config: Config, context: Any, work: Work, report: Progress
-) -> bool:
-    """Do the unit of a task, or do it again to compare; False when a stranger holds it.
+) -> Receipt | None:
+    """Do the unit of a task, or do it again to compare; None when a stranger holds it.
 
-    Raises what `do_unit` and `audit_unit` raise.
+    The receipt is that of whoever did the unit first. Raises what `do_unit` and `audit_unit` raise.
     """
     unit = work.plan.unit(task.unit)
     objects = Objects(config.url).at(work.artifact)
     if task.audit:
-        audit_unit(stage, unit, context=context, work=work, objects=objects, report=report)
-        return True
-    receipt = do_unit(
+        return audit_unit(stage, unit, context=context, work=work, objects=objects, report=report)
+    return do_unit(
         stage,
         unit,
         context=context,
@@ -120,7 +121,6 @@ def do_task(
         report=report,
         take_over=task.take_over,
     )
-    return receipt is not None
 
 
 def do_unit(
