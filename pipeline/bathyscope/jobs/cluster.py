@@ -7,13 +7,12 @@ retries nothing; a worker that dies is replaced here, and its unit is given out 
 from __future__ import annotations
 
 import time
-
-import ray
+from pathlib import Path
 
 from bathyscope.config import Config
 from bathyscope.jobs.cluster_fleet import Fleet
 from bathyscope.jobs.cluster_metrics import DriverMeter, why_not_exported
-from bathyscope.jobs.cluster_ray import start_ray
+from bathyscope.jobs.cluster_ray import start_ray, stop_ray
 from bathyscope.jobs.cluster_replica import Replica
 from bathyscope.jobs.cluster_units import UnitLoop
 from bathyscope.jobs.cluster_worker import StageJob, with_absolute_paths
@@ -38,6 +37,8 @@ class Cluster:
         self._fleet: Fleet | None = None
         self._loop: UnitLoop | None = None
         self._started = False
+        self._failed = False
+        self._folder: Path | None = None
         self._shape = config.cluster
 
     def drive(self, stage: Stage, sink: Sink, config: Config | None = None) -> Json:
@@ -51,7 +52,11 @@ class Cluster:
         if begun.complete:
             return {}
         if begun.remaining:
-            self._do_all(stage, config, begun, sink)
+            try:
+                self._do_all(stage, config, begun, sink)
+            except BaseException:
+                self._failed = True
+                raise
         return finish(stage, config, begun, sink)
 
     def worker_pids(self) -> list[int]:
@@ -69,7 +74,7 @@ class Cluster:
             self._fleet = None
         if self._started:
             self._started = False
-            ray.shutdown()
+            stop_ray(self._folder, failed=self._failed)
 
     def _do_all(self, stage: Stage, config: Config, begun: Begun, sink: Sink) -> None:
         shape = shape_for(stage, config, self._config.cluster)
@@ -79,7 +84,7 @@ class Cluster:
             self._fleet = None
         if not self._started:
             self._started = True
-            start_ray(largest_shape(self._config))
+            self._folder = start_ray(largest_shape(self._config))
             if (why := why_not_exported()) is not None:
                 sink.note(why)
         if self._fleet is None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import tempfile
 import time
+import uuid
 from collections.abc import Mapping
+from pathlib import Path
 
 import ray
 from ray.exceptions import RayTaskError
@@ -16,23 +20,66 @@ from bathyscope.jobs.world import gpus_of_process, processes_of_replica
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_PLACE = 28
 
-def start_ray(settings: ClusterConfig) -> None:
-    """Join the cluster at `address`, or start one on this machine with room for all workers."""
+
+def start_ray(settings: ClusterConfig) -> Path | None:
+    """Join the cluster at `address`, or start one on this machine with room for all workers.
+
+    Returns the folder of a cluster that was started here, for `stop_ray`. Every job has a namespace
+    of its own. Lines that workers print stay in Ray's logs on their nodes: hundreds of workers
+    would bury the driver's, and errors come back with the calls.
+    """
+    namespace = f"bathyscope-{uuid.uuid4().hex[:12]}"
     if settings.kind == "address":
-        ray.init(address=settings.address, logging_level=logging.WARNING)
-        return
+        ray.init(
+            address=settings.address,
+            namespace=namespace,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+        )
+        return None
+    folder = _own_folder()
     ray.init(
         # Without it Ray joins whatever it finds: RAY_ADDRESS, or another run on this machine.
         address="local",
+        namespace=namespace,
         include_dashboard=False,
         num_cpus=_cpus(settings),
         object_store_memory=settings.object_store_bytes,
         logging_level=logging.WARNING,
         log_to_driver=False,
         configure_logging=False,
+        _temp_dir=str(folder),
     )
-    _check_local(settings)
+    try:
+        _check_local(settings)
+    except ConfigError:
+        stop_ray(folder, failed=False)
+        raise
+    return folder
+
+
+def stop_ray(folder: Path | None, *, failed: bool) -> None:
+    """Leave the cluster, and stop it where it was started here; its logs stay after a failure."""
+    ray.shutdown()
+    if folder is None:
+        return
+    if failed:
+        logger.warning("logs of Ray and its workers: %s", folder)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _own_folder() -> Path:
+    """A folder of this job alone, which Ray leaves hundreds of kilobytes in.
+
+    In `RAY_TMPDIR`, or where temporary files go if that is short: the paths of Unix sockets in it
+    end at 107 characters.
+    """
+    given = os.environ.get("RAY_TMPDIR")
+    place = given or (found if len(found := tempfile.gettempdir()) <= _LONGEST_PLACE else "/tmp")
+    return Path(tempfile.mkdtemp(prefix="ray-", dir=place))
 
 
 def resources_of_process(settings: ClusterConfig) -> dict[str, float]:
