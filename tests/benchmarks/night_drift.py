@@ -12,8 +12,8 @@ part; each of these is a night of its own after one of 3,000 or 1,000 documents.
 What has power above 0.99 has to be found: by the test of documents, for the share of documents that
 the whole topic has, or that the new checkpoint has; unless its typical density changed by less than
 the floor of reports, as where longer documents have a latent more often and no more densely. Every
-night appends its outcome, so that a second call with the same `--folder` goes on. Exits with 1 where
-a fresh night is raised or such a change is missed.
+night appends its outcome, so that a second call with the same `--folder` goes on. Exits with 1
+where a fresh night is raised or such a change is missed.
 """
 
 from __future__ import annotations
