@@ -29,6 +29,8 @@ from bathyscope.stages.nights.night import Night, into_ledger
 from bathyscope.stages.nights.retention import let_go, remove_forgotten
 from bathyscope.stages.nights.watched import checkpoints_of, files_of
 
+_STRAGGLER_S = 1800.0
+"""A worker that hangs has lost its unit after this time, and is replaced after thrice as long."""
 _MOST_NIGHTS = 2
 """In one call: the one that was interrupted, and what has come in since."""
 
@@ -48,8 +50,9 @@ def nightly(
     earlier nights were of another dictionary, and `JobError` while another night is under way.
     """
     screen = screen or Screen()
-    # Checkpoints differ in nothing but weights, slices in size: one that is long is no straggler.
-    config = replace(config, cluster=replace(config.cluster, straggler_factor=1e6))
+    # The first unit that is observed has the spliced losses as well, and takes longer than others.
+    patience = max(config.cluster.straggler_least_s, _STRAGGLER_S)
+    config = replace(config, cluster=replace(config.cluster, straggler_least_s=patience))
     nights = open_nights(config)
     well = True
     with one_night(nights.objects, seconds=config.nightly.lease_s) as holding:
