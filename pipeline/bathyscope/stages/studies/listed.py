@@ -12,8 +12,9 @@ from bathyscope.models.sizes import parameter_counts
 from bathyscope.stages.model import empty_of
 from bathyscope.stages.studies.member import Checkpoint, Member
 
-_OF_MODEL = {f.name for f in fields(ModelConfig)}
 _OF_MEMBER = ("name", "architecture", "seed", "tokens", "hook", "checkpoints")
+# A member's architecture is a name; the model's, sizes of one that is only planned.
+_OF_MODEL = {f.name for f in fields(ModelConfig)} - set(_OF_MEMBER)
 
 
 def listed_members(config: Config) -> list[Member]:
