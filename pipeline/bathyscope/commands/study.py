@@ -13,7 +13,8 @@ from bathyscope.errors import BathyscopeError
 from bathyscope.pages.study import text_verdicts
 from bathyscope.runs.run import STUDIES, Run
 from bathyscope.stages import sweep as sweep_stage
-from bathyscope.stages.studies.family import family_of
+from bathyscope.stages.studies.corpora import check_tokenizers, corpora_of
+from bathyscope.stages.studies.family import corpus_run, family_of
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.member_runs import run_of
 from bathyscope.stages.studies.needs import Need, needs_of
@@ -39,6 +40,7 @@ def study(
     """
     screen = screen or Screen()
     chosen, members = study_of(config), family_of(config)
+    check_tokenizers(chosen.NAME, chosen.SPANS, members)
     # Models of a family differ much in size: one that takes long is no straggler.
     config = replace(config, cluster=replace(config.cluster, straggler_factor=1e6))
     for line in plan_lines(config, chosen, members):
@@ -64,8 +66,7 @@ def study(
 def _steps(config: Config, members: Sequence[Member], failed: dict[str, str]) -> Iterator[Step]:
     """What is done for each member, in order, and the study itself at the end."""
     if config.family.kind == "members":
-        # Cut by the tokenizer of the first; another tokenizer than that is refused by name.
-        yield Step("corpus", "corpus", replace(config, model=members[0].model))
+        yield from _corpora(config, members)
     for member in members:
         yield from _steps_of(config, member, failed)
     settings = {f.name: getattr(config, f.name) for f in fields(Config)}
@@ -73,9 +74,22 @@ def _steps(config: Config, members: Sequence[Member], failed: dict[str, str]) ->
     yield Step(f"study {config.study.name}", "study", last, subject=config.study.name)
 
 
+def _corpora(config: Config, members: Sequence[Member]) -> Iterator[Step]:
+    """The text of the study by each tokenizer. Where one but the first fails, its models do."""
+    for reader in corpora_of(members):
+        own = replace(config, url=corpus_run(config, reader), model=reader.model)
+        if reader.corpus is None:
+            yield Step("corpus", "corpus", replace(own, url=config.url))
+        else:
+            name = f"corpus by the tokenizer of {reader.name}"
+            yield Step(name, "corpus", own, subject=reader.name)
+
+
 def _steps_of(config: Config, member: Member, failed: dict[str, str]) -> Iterator[Step]:
     """Corpus, harvests and dictionaries of a member, as far as the study needs them."""
     name = member.name
+    if name in failed:
+        return
     yield Step(f"{name}: corpus", "corpus", run_of(config, member), subject=name)
     if name in failed:
         return

@@ -12,6 +12,7 @@ from bathyscope.config import Config
 from bathyscope.errors import MissingArtifact
 from bathyscope.runs.run import ACTIVATIONS, DICTIONARIES, Run
 from bathyscope.stages.model import describe_model
+from bathyscope.stages.studies.corpora import corpora_of
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.member_runs import run_of
 from bathyscope.stages.studies.needs import Need, needs_of
@@ -57,6 +58,12 @@ def plan_lines(config: Config, chosen: Study, members: Sequence[Member]) -> list
         f"{counted(len(seeds), 'seed')}; "
         f"{sum(len(m.checkpoints) for m in members)} checkpoints",
     ]
+    tokenizers = len(corpora_of(members))
+    if tokenizers > 1:
+        lines.append(
+            f"text       cut by {tokenizers} tokenizers: models are compared by spans of text, "
+            "which end where all of them end a token"
+        )
     if costs:
         there = sum(c.harvested for c in costs)
         tokens = study.train_tokens + study.held_out_tokens

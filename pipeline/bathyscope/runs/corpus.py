@@ -103,9 +103,24 @@ class Corpus:
     @cached_property
     def document_names(self) -> list[str]:
         """Name of each document, by its number."""
-        table = from_parquet(self.objects.get(self.facts["documents_key"]))
-        names: list[str] = table.column("name").to_pylist()
+        names: list[str] = self._documents.column("name").to_pylist()
         return names
+
+    @cached_property
+    def document_digests(self) -> list[str]:
+        """Digest of each document's text, by its number."""
+        digests: list[str] = self._documents.column("digest").to_pylist()
+        return digests
+
+    @cached_property
+    def document_lengths(self) -> list[int]:
+        """Tokens of each document, without its separator, by its number; all may not be here."""
+        lengths: list[int] = self._documents.column("num_tokens").to_pylist()
+        return lengths
+
+    @cached_property
+    def _documents(self) -> Any:
+        return from_parquet(self.objects.get(self.facts["documents_key"]))
 
     @cached_property
     def _readers(self) -> list[SegmentReader]:

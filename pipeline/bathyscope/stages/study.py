@@ -28,6 +28,7 @@ from bathyscope.runs.work import Begun, Work
 from bathyscope.runs.work import finish as publish
 from bathyscope.stages.model import describe_model
 from bathyscope.stages.stage import Guard, Outcome
+from bathyscope.stages.studies.corpora import check_tokenizers
 from bathyscope.stages.studies.family import family_of
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.member_runs import run_of
@@ -104,6 +105,7 @@ def subjects_of(config: Config) -> list[Known]:
     failed = getattr(config, "failed", None) or {}
     members = [member for member in family_of(config) if member.name not in failed]
     objects = Objects(config.url).at(f"{STUDIES}/{study.NAME}")
+    check_tokenizers(study.NAME, study.SPANS, members)
     inputs = {member.name: _inputs(config, study, member) for member in members}
     found = []
     for subject in study.subjects(config, members):
@@ -113,6 +115,11 @@ def subjects_of(config: Config) -> list[Known]:
             "settings": {name: getattr(config.study, name) for name in study.SETTINGS},
             "members": [inputs[member.name] for member in subject.members],
         }
+        if subject.readers:
+            # They decide where spans end; the order of tokenizers does not.
+            identity["readers"] = sorted(
+                inputs[member.name]["corpus"] for member in subject.readers
+            )
         name = digest(identity)
         found.append(Known(subject, name, objects.exists(f"{_RESULTS}/{name}.json")))
     return found

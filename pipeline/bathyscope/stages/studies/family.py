@@ -11,6 +11,7 @@ from typing import Any
 from bathyscope.config import Config, ModelConfig
 from bathyscope.errors import ConfigError
 from bathyscope.runs.run import LADDER, Run
+from bathyscope.stages.studies.corpora import with_corpora
 from bathyscope.stages.studies.listed import listed_members
 from bathyscope.stages.studies.member import Checkpoint, Member
 from bathyscope.stores.objects import local_path
@@ -26,7 +27,10 @@ def family_of(config: Config) -> list[Member]:
     is not finished.
     """
     settings = config.family
-    found = _ladder(config) if settings.kind == "ladder" else listed_members(config)
+    if settings.kind == "ladder":
+        found = _ladder(config)
+    else:
+        found = with_corpora(config, listed_members(config))
     names = [member.name for member in found]
     if settings.models:
         found = [m for m in found if any(fnmatchcase(m.name, p) for p in settings.models)]
@@ -41,8 +45,10 @@ def family_of(config: Config) -> list[Member]:
     return found + (_untrained(found) if config.study.random_models else [])
 
 
-def corpus_run(config: Config) -> str:
-    """The run whose corpus all members read."""
+def corpus_run(config: Config, member: Member | None = None) -> str:
+    """The run whose corpus is read: by all members, or by one that may have another tokenizer."""
+    if member is not None and member.corpus is not None:
+        return _absolute(member.corpus)
     if config.family.kind == "ladder":
         return _absolute(_ladder_run(config))
     return _absolute(config.url)

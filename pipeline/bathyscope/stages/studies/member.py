@@ -40,6 +40,8 @@ class Member:
     """Nats per token, where its training measured it."""
     checkpoints: tuple[Checkpoint, ...] = ()
     trained: bool = True
+    corpus: str | None = None
+    """Run whose corpus it reads; None takes that of the study. Another one has other tokens."""
 
     @property
     def size(self) -> int:

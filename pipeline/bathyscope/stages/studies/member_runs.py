@@ -40,7 +40,7 @@ def run_of(config: Config, member: Member) -> Config:
         model=member.model,
         data=replace(
             config.data,
-            run=corpus_run(config),
+            run=corpus_run(config, member),
             train_tokens=study.train_tokens,
             held_out_tokens=study.held_out_tokens,
             sequence_length=sequence_length(config),

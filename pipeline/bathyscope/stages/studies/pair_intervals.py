@@ -140,5 +140,10 @@ def less_kind(key: str, comparison: str, control: str) -> Statistic:
     return statistic
 
 
-def _size(row: Mapping[str, Any], side: str) -> tuple[str, int]:
-    return row[f"architecture_{side}"], row[f"parameters_{side}"]
+def kind_of(row: Mapping[str, Any], side: str) -> tuple[str, str]:
+    """Architecture and tokenizer of one of a pair; no tokenizer where that was not noted."""
+    return row[f"architecture_{side}"], row.get(f"tokenizer_{side}") or ""
+
+
+def _size(row: Mapping[str, Any], side: str) -> tuple[str, str, int]:
+    return *kind_of(row, side), row[f"parameters_{side}"]

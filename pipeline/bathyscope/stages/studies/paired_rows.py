@@ -68,7 +68,7 @@ class Paired:
     documents: Tensor
     """Number of the run of rows of one document, counting up [rows]."""
     tokens: Tensor | None
-    """Token ids [rows]; None where rows are places of images."""
+    """Token ids [rows], of spans of text a number for their tokens; None for places of images."""
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -86,7 +86,7 @@ def check_alike(first: OpenedMember, second: OpenedMember) -> None:
         raise ConfigError(
             f"{first.config.url} and {second.config.url} read text by different tokenizers, "
             f"{a.get('tokenizer')} and {b.get('tokenizer')}. Rows are compared token by token, "
-            "which wants one tokenizer; matching by spans of characters is not built."
+            "which wants one tokenizer; only universality compares other ones, by spans of text."
         )
     if a != b:
         raise ConfigError(
@@ -106,19 +106,18 @@ def read_pair(first: Side, second: Side, split: str, tokens: int) -> Paired:
     x, y, documents, ids = [], [], [], []
     for items in _items(first.opened, split, tokens):
         keep, document, token = _places(first.opened, items)
-        x.append(_rows(first.opened, items)[keep])
-        y.append(x[-1] if second.opened is first.opened else _rows(second.opened, items)[keep])
+        x.append(rows_of(first.opened, items)[keep])
+        y.append(x[-1] if second.opened is first.opened else rows_of(second.opened, items)[keep])
         documents.append(document[keep])
         if token is not None:
             ids.append(token[keep])
     all_x, all_y = torch.cat(x), torch.cat(y)
-    numbers = torch.cat(documents)
     return Paired(
         x=all_x,
         y=all_y,
-        a=_latents(first.dictionary, all_x),
-        b=_latents(second.dictionary, all_y),
-        documents=torch.cat([numbers[:1] * 0, (numbers[1:] != numbers[:-1]).long().cumsum(0)]),
+        a=latents_of(first.dictionary, all_x),
+        b=latents_of(second.dictionary, all_y),
+        documents=counted_up(torch.cat(documents)),
         tokens=torch.cat(ids) if ids else None,
     )
 
@@ -132,6 +131,11 @@ def shuffled(paired: Paired, kind: str, *, seed: int) -> Paired | None:
     else:
         order = permute_documents(paired.documents, seed=seed)
     return replace(paired, y=paired.y[order], b=(paired.b[0][order], paired.b[1][order]))
+
+
+def counted_up(documents: Tensor) -> Tensor:
+    """Numbers of documents, rows of one together, as numbers from 0 on [rows]."""
+    return torch.cat([documents[:1] * 0, (documents[1:] != documents[:-1]).long().cumsum(0)])
 
 
 def document_blocks(documents: Tensor, most: int = 20) -> list[slice]:
@@ -162,11 +166,13 @@ def _places(opened: OpenedMember, items: tuple[int, int]) -> tuple[Tensor, Tenso
     return keep, documents.flatten(), corpus.tokens(*items).flatten()
 
 
-def _rows(opened: OpenedMember, items: tuple[int, int]) -> Tensor:
+def rows_of(opened: OpenedMember, items: tuple[int, int]) -> Tensor:
+    """All rows of some items [rows, d], in float32."""
     return opened.rows.items(*items).float().flatten(0, 1)
 
 
 @torch.no_grad()
-def _latents(dictionary: AnyDictionary, rows: Tensor) -> tuple[Tensor, Tensor]:
+def latents_of(dictionary: AnyDictionary, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and indices of the latents of some rows [rows, k]."""
     parts = [dictionary.encode(block) for block in rows.split(_BLOCK)]
     return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])

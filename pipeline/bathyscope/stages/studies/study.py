@@ -21,6 +21,8 @@ class Subject:
 
     name: str
     members: tuple[Member, ...]
+    readers: tuple[Member, ...] = ()
+    """In a family of several tokenizers a member of each: together their corpora cut the text."""
 
 
 class Tell(Protocol):
@@ -41,6 +43,9 @@ class Study(Protocol):
     """Fields of `study` that decide its results."""
     TRANSCODERS: bool
     """Whether it reads a transcoder of each block, which `transcoders.transcoder_run_of` has."""
+
+    SPANS: bool
+    """Whether it compares models of several tokenizers, by spans of text."""
 
     def sizes(self, config: Config, member: Member) -> list[Size]:
         """Dictionaries that a member needs; `config` is that of its run. None: no harvest."""

@@ -127,7 +127,7 @@ def test_the_page_and_the_table_have_every_pair(studied: tuple[Config, str]) -> 
     assert [claim for claim in claims if claim not in shown] == []
     told = " ".join(text.split())
     assert [claim for claim in claims if claim not in told] == []
-    assert "different tokenizers are refused" in page
+    assert "Row by row: all models have one tokenizer" in page
     assert "not claimed where widths differ" in page
     rows = table_of(config)
     assert len(rows) == len(universality.subjects(config, family_of(config)))
@@ -385,7 +385,7 @@ def test_other_tokenizers_are_refused_by_name(studied: tuple[Config, str], tmp_p
     )
     check_alike(first, second)
     second.corpus.identity = {**second.corpus.identity, "tokenizer": "another"}
-    with pytest.raises(ConfigError, match=r"different tokenizers.*another.*spans of characters"):
+    with pytest.raises(ConfigError, match=r"different tokenizers.*another.*spans of text"):
         check_alike(first, second)
     second.corpus.identity = {**first.corpus.identity, "shared": "x"}
     with pytest.raises(ConfigError, match="different items"):

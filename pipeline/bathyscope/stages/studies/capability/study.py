@@ -39,6 +39,7 @@ QUESTION = (
 )
 SEMANTICS = 1
 TRANSCODERS = True
+SPANS = False
 SETTINGS = (
     "splice_tokens",
     "held_out_tokens",

@@ -47,6 +47,7 @@ QUESTION = (
 SEMANTICS = 1
 SETTINGS = ("splice_tokens", "resamples", "seed", "held_out_tokens")
 TRANSCODERS = False
+SPANS = False
 DEFINITIONS = {
     "fvu": "Σ‖x - x̂‖² / Σ‖x - x̄‖² over all held-out rows but first positions.",
     "delta_ce": "Nats per token that the model loses with the reconstruction in place; interval: "

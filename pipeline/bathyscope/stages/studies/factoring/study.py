@@ -56,6 +56,7 @@ SETTINGS = (
     "transcoder_k",
 )
 TRANSCODERS = True
+SPANS = False
 DEFINITIONS = {
     "q": "Modularity Σ_c [W_c / W - (S_c / 2W)²] of the communities that Leiden finds, weights φ; "
     "interval: each of at most 10 parts of the documents left out in turn, graph and communities "

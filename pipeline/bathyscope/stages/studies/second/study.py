@@ -66,6 +66,7 @@ DEFINITIONS = {
     + ".",
 }
 TRANSCODERS = False
+SPANS = False
 SOURCES = (
     "Golub, Heath and Wahba 1979, Technometrics 21(2): generalised cross-validation.",
     "Mezzadri 2007, arXiv:math-ph/0609050: even draws of orthogonal matrices.",

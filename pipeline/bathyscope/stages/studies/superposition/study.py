@@ -34,6 +34,7 @@ QUESTION = "Do larger models hold more directions per dimension, and do they sti
 SEMANTICS = 1
 SETTINGS = ("splice_tokens", "train_tokens", "seed")
 TRANSCODERS = False
+SPANS = False
 QUANTITIES = (
     Quantity(
         "unembedding_centred", "overlap_times_width", "overlap × width of unembedding rows", "lower"

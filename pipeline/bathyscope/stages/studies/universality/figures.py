@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from bathyscope.pages.data import Number
 from bathyscope.pages.series import Series
 from bathyscope.pages.study_data import Plot, Table
+from bathyscope.stages.studies.aligned_text import MOST_TOKENS
 from bathyscope.stages.studies.pair_intervals import mean_of, over_models
 from bathyscope.stages.studies.universality.pairs import COMPARISONS
-from bathyscope.stages.studies.universality.told import judged_pairs, of_kind
+from bathyscope.stages.studies.universality.told import by_spans, judged_pairs, of_kind
 from bathyscope.stages.studies.verdicts import Row
 from bathyscope.values import Json
 
@@ -70,6 +71,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
         _comparisons(own, "Rows", ROWS[:3]),
         *_latents_of_pairs(rows),
         *_rows_of_pairs(rows),
+        *_alignment(rows),
         _crosscoders(rows),
     ]
 
@@ -223,6 +225,24 @@ def _rows_of_pairs(rows: Sequence[Row]) -> list[Table]:
         Table("Rows of each pair; intervals over documents", (*_PAIR, *scores), told),
         Table("Rows of each pair: biased CKA, and floors", (*_PAIR, *floors), told),
     ]
+
+
+def _alignment(rows: Sequence[Row]) -> list[Table]:
+    """How pairs were aligned, where that is by spans of text."""
+    columns = (
+        ("aligned_by", "aligned by", "text"),
+        ("rows", "held-out spans", "number"),
+        ("documents", "documents", "number"),
+        ("tokens_per_span_a", "tokens of a in a span", "number"),
+        ("tokens_per_span_b", "tokens of b", "number"),
+        ("documents_recoded", "documents that encode otherwise", "number"),
+        ("documents_differing", "documents of other texts", "number"),
+        ("spans_long", f"spans of more than {MOST_TOKENS} tokens", "number"),
+        ("spans_masked", "spans with a first position", "number"),
+    )
+    told = by_spans(_told(rows))
+    title = "How each pair was aligned, and what was left out"
+    return [Table(title, (*_PAIR, *columns), told)] if told else []
 
 
 def _crosscoders(rows: Sequence[Row]) -> Table:

@@ -14,6 +14,7 @@ from bathyscope.stages.studies.member_runs import Size, run_of
 from bathyscope.stages.studies.opened import OpenedMember
 from bathyscope.stages.studies.paired_rows import (
     DOCUMENTS,
+    ROWS,
     Blocks,
     Paired,
     Side,
@@ -21,6 +22,7 @@ from bathyscope.stages.studies.paired_rows import (
     read_pair,
     shuffled,
 )
+from bathyscope.stages.studies.paired_spans import SPANS, read_spans
 from bathyscope.stages.studies.protocols import sizes_at_equal_ratio
 from bathyscope.stages.studies.study import Subject, Tell
 from bathyscope.stages.studies.universality.crosscoder import common_latents
@@ -45,15 +47,14 @@ class Chosen(NamedTuple):
 def measure_pair(config: Config, subject: Subject, tell: Tell) -> Json:
     """The figures of a pair, or of a model whose two dictionaries are compared."""
     first, second = _opened(config, subject)
-    check_alike(first, second)
+    if not subject.readers:
+        check_alike(first, second)
     sizes = _dictionaries(first, second)
     sides = (
         Side(first, first.run.dictionaries[sizes.a.name]),
         Side(second, second.run.dictionaries[sizes.b.name]),
     )
-    held_out_tokens = config.study.held_out_tokens
-    held_out = read_pair(*sides, HELD_OUT, held_out_tokens)
-    train = read_pair(*sides, TRAIN, FIT_ROWS * held_out_tokens)
+    held_out, train, aligned = _read(config, subject, sides)
     tell(0.2, "rows read")
     found: Json = {
         "rows": len(held_out),
@@ -64,6 +65,7 @@ def measure_pair(config: Config, subject: Subject, tell: Tell) -> Json:
         "k_b": sizes.b.k,
         "hook_a": first.config.hook,
         "hook_b": second.config.hook,
+        **aligned,
     }
     if len(subject.members) > 1:
         found |= _similarities(held_out, train, seed=config.study.seed)
@@ -89,6 +91,21 @@ def middle_size(config: Config, width: int, seed: int) -> Size:
 def _opened(config: Config, subject: Subject) -> tuple[OpenedMember, OpenedMember]:
     opened = [OpenedMember(run_of(config, member)) for member in subject.members]
     return opened[0], opened[-1]
+
+
+def _read(
+    config: Config, subject: Subject, sides: tuple[Side, Side]
+) -> tuple[Paired, Paired, Json]:
+    """Held-out and training rows, or spans of text, and how the two sides were aligned."""
+    tokens = config.study.held_out_tokens, FIT_ROWS * config.study.held_out_tokens
+    told: Json = {"aligned_by": SPANS if subject.readers else ROWS}
+    for name, side in zip("ab", sides, strict=True):
+        told[f"tokenizer_{name}"] = side.opened.corpus.identity.get("tokenizer")
+    if subject.readers:
+        readers = [OpenedMember(run_of(config, member)) for member in subject.readers]
+        held_out, train, figures = read_spans(*sides, readers, tokens)
+        return held_out, train, {**told, **figures}
+    return read_pair(*sides, HELD_OUT, tokens[0]), read_pair(*sides, TRAIN, tokens[1]), told
 
 
 def _dictionaries(first: OpenedMember, second: OpenedMember) -> Chosen:

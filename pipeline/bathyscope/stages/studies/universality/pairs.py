@@ -1,12 +1,15 @@
 """Which models are compared: a choice of pairs that grows with the models, not with their square.
 
-Of each architecture the sizes are taken in order, and seeds of one size in a ring:
+Of each architecture with one tokenizer the sizes are taken in order, and seeds of one size in a
+ring:
 
     dictionaries    a model with itself, by dictionaries of two seeds: the ceiling of all others
     seeds           one size, each seed with the next: the ceiling of other sizes and architectures
     adjacent        a size and the next one, each seed with the same and with the next seed
     far             the smallest size and each that is not next to it, in the same way
     architectures   a model and the nearest size of the architecture before, in the same way
+    tokenizers      a model and the nearest size with the tokenizer before, of its architecture if
+                    there is one, however near that is, in the same way
     training        a model without training and what it became
     untrained       adjacent sizes and architectures of models without training; and each of them
                     with itself, which is no ceiling
@@ -26,7 +29,8 @@ from bathyscope.stages.studies.study import Subject
 from bathyscope.stages.studies.verdicts import Row
 
 DICTIONARIES, SEEDS, ADJACENT, FAR = "dictionaries", "seeds", "adjacent", "far"
-ARCHITECTURES, TRAINING, NONE_TRAINED = "architectures", "training", "untrained"
+ARCHITECTURES, TOKENIZERS = "architectures", "tokenizers"
+TRAINING, NONE_TRAINED = "training", "untrained"
 ITSELF_UNTRAINED = "untrained_dictionaries"
 COMPARISONS = {
     DICTIONARIES: "one model, two dictionaries",
@@ -34,6 +38,7 @@ COMPARISONS = {
     ADJACENT: "adjacent sizes",
     FAR: "far sizes",
     ARCHITECTURES: "two architectures",
+    TOKENIZERS: "two tokenizers",
     TRAINING: "before and after training",
     NONE_TRAINED: "both without training",
     ITSELF_UNTRAINED: "two dictionaries of an untrained model",
@@ -61,12 +66,17 @@ def pairs_of(members: Sequence[Member]) -> list[Subject]:
 
 
 def comparison_of(row: Row, sizes: Sequence[int]) -> str:
-    """The kind of a measured pair, one of `COMPARISONS`; `sizes` are its architecture's, sorted."""
+    """The kind of a measured pair, one of `COMPARISONS`.
+
+    `sizes` are those of a's architecture and tokenizer, sorted.
+    """
     if row["model_a"] == row["model_b"]:
         return DICTIONARIES if row["trained_a"] else ITSELF_UNTRAINED
     trained = row["trained_a"] + row["trained_b"]
     if trained < 2:
         return TRAINING if trained else NONE_TRAINED
+    if row.get("tokenizer_a") != row.get("tokenizer_b"):
+        return TOKENIZERS
     if row["architecture_a"] != row["architecture_b"]:
         return ARCHITECTURES
     apart = sizes.index(row["parameters_b"]) - sizes.index(row["parameters_a"])
@@ -93,12 +103,29 @@ def _across(ladders: Sequence[Sequence[list[Member]]]) -> Iterator[Pair]:
 
 
 def _between(ladders: Sequence[Sequence[list[Member]]]) -> Iterator[Pair]:
-    """Each size of an architecture and the nearest one of the architecture before."""
-    for before, after in pairwise(ladders):
-        for alike in after:
-            nearest = min(before, key=lambda other: _ratio(other[0], alike[0]))
-            if _ratio(nearest[0], alike[0]) <= NEAR:
-                yield from _same_and_next(nearest, alike)
+    """Each size of an architecture and the nearest one of the architecture before.
+
+    The same of tokenizers, whatever the ratio: between few models there may be no nearer one.
+    """
+    by_corpus: dict[str, list[Sequence[list[Member]]]] = {}
+    for sizes in ladders:
+        by_corpus.setdefault(sizes[0][0].corpus or "", []).append(sizes)
+    for own in by_corpus.values():
+        for before, after in pairwise(own):
+            for alike in after:
+                nearest = _nearest(before, alike)
+                if _ratio(nearest[0], alike[0]) <= NEAR:
+                    yield from _same_and_next(nearest, alike)
+    for others, own in pairwise(by_corpus[corpus] for corpus in sorted(by_corpus)):
+        for after in own:
+            alike_ones = [o for o in others if o[0][0].architecture == after[0][0].architecture]
+            choice = [alike for sizes in alike_ones or others for alike in sizes]
+            for alike in after:
+                yield from _same_and_next(_nearest(choice, alike), alike)
+
+
+def _nearest(sizes: Sequence[list[Member]], alike: Sequence[Member]) -> list[Member]:
+    return min(sizes, key=lambda other: _ratio(other[0], alike[0]))
 
 
 def _before(trained: Sequence[Member], untrained: Sequence[Member]) -> Iterator[Pair]:
@@ -125,10 +152,10 @@ def _next(first: Sequence[Member], second: Sequence[Member]) -> Iterator[Pair]:
 
 
 def _ladders(members: Sequence[Member]) -> list[list[list[Member]]]:
-    """Members by architecture and size, in order; of one size by seed."""
-    found: dict[str, dict[int, list[Member]]] = {}
+    """Members by architecture with one tokenizer, and size, in order; of one size by seed."""
+    found: dict[tuple[str, str], dict[int, list[Member]]] = {}
     for member in sorted(members, key=lambda m: (m.architecture, m.parameters, m.seed or 0)):
-        sizes = found.setdefault(member.architecture, {})
+        sizes = found.setdefault((member.architecture, member.corpus or ""), {})
         sizes.setdefault(member.parameters, []).append(member)
     return [list(sizes.values()) for sizes in found.values()]
 

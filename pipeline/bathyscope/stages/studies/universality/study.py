@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bathyscope.config import Config
 from bathyscope.pages.study_data import StudyPage
+from bathyscope.stages.studies.aligned_text import MOST_TOKENS
+from bathyscope.stages.studies.corpora import corpora_of
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.member_runs import Size, width_of
-from bathyscope.stages.studies.pair_intervals import NOT_MEASURED
+from bathyscope.stages.studies.pair_intervals import NOT_MEASURED, kind_of
+from bathyscope.stages.studies.paired_spans import SPANS as BY_SPANS
 from bathyscope.stages.studies.protocols import sizes_of
 from bathyscope.stages.studies.study import Subject, Tell
 from bathyscope.stages.studies.universality.figures import plots, tables
@@ -28,10 +32,17 @@ from bathyscope.stages.studies.universality.pairs import (
     FAR,
     NEAR,
     SEEDS,
+    TOKENIZERS,
     comparison_of,
     pairs_of,
 )
-from bathyscope.stages.studies.universality.told import judged_pairs, of_kind, told
+from bathyscope.stages.studies.universality.told import (
+    alignment,
+    by_spans,
+    judged_pairs,
+    of_kind,
+    told,
+)
 from bathyscope.stages.studies.universality.verdicts import verdicts
 from bathyscope.stages.studies.verdicts import Row, member_rows
 from bathyscope.values import Json
@@ -45,6 +56,8 @@ QUESTION = (
 SEMANTICS = 1
 SETTINGS = ("held_out_tokens", "seed", "expansions", "k_shares", "seeds")
 TRANSCODERS = False
+SPANS = True
+_KINDS = DICTIONARIES, SEEDS, ADJACENT, FAR, ARCHITECTURES, TOKENIZERS
 DEFINITIONS = {
     "cka": "Debiased linear CKA, HSIC₁(X,Y) / √(HSIC₁(X,X) HSIC₁(Y,Y)); about 0 for unrelated "
     "rows. cka_biased is the plain form, cka_gaussian_floor its value for independent Gaussians.",
@@ -71,7 +84,12 @@ DEFINITIONS = {
     "find on the other side; only where both have one width.",
     "comparison": "dictionaries: one model, two dictionary seeds. seeds: one size, two models. "
     "adjacent, far: two sizes of one architecture. architectures: one size of two architectures. "
-    "training: first weights and last. untrained: two models with their first weights.",
+    "tokenizers: two models with other tokenizers. training: first weights and last. untrained: "
+    "two models with their first weights.",
+    "aligned_by": "rows, or spans of text where tokenizers of the family differ: then rows counts "
+    "spans, tokens_per_span the tokens of each side in one. documents_recoded: left out as their "
+    "text encodes to other tokens; documents_differing: as tokenizers decode to other texts; "
+    "spans_long: as one has more than 16 tokens; spans_masked: as one is a first position.",
     "parameters": "Geometric mean of the two models' parameters, embeddings included.",
 }
 SOURCES = (
@@ -95,11 +113,16 @@ def subjects(config: Config, members: Sequence[Member]) -> list[Subject]:
     found = pairs_of(members)
     if len(config.study.seeds) < 2:
         found = [subject for subject in found if len(subject.members) > 1]
+    readers = tuple(corpora_of(members))
+    if len(readers) > 1:
+        # One cut of the text for all, so that ceilings and floors are of the same spans.
+        found = [replace(subject, readers=readers) for subject in found]
     return found
 
 
 def measure(config: Config, subject: Subject, tell: Tell) -> list[Json]:
-    """One row. Raises `ConfigError` for models of different tokenizers or items."""
+    """One row. Raises `ConfigError` for models of different items, `CorpusError` for text that
+    their tokenizers do not agree on."""
     return [{**_about(subject), **measure_pair(config, subject, tell)}]
 
 
@@ -115,7 +138,7 @@ def conclude(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> 
         plots=plots(rows),
         tables=tables(rows),
         members=member_rows(members),
-        protocol=_protocol(config),
+        protocol=_protocol(config, rows),
         sources=SOURCES,
         definitions=DEFINITIONS,
     )
@@ -143,14 +166,13 @@ def _about(subject: Subject) -> Json:
 
 def _with_comparisons(rows: Sequence[Row]) -> list[Json]:
     """Rows with their kind, which depends on what other sizes there are."""
-    sizes: dict[str, set[int]] = {}
+    sizes: dict[tuple[str, str], set[int]] = {}
     for row in rows:
         for side in "ab":
-            found = sizes.setdefault(row[f"architecture_{side}"], set())
+            found = sizes.setdefault(kind_of(row, side), set())
             found.add(row[f"parameters_{side}"])
     return [
-        {**row, "comparison": comparison_of(row, sorted(sizes[row["architecture_a"]]))}
-        for row in rows
+        {**row, "comparison": comparison_of(row, sorted(sizes[kind_of(row, "a")]))} for row in rows
     ]
 
 
@@ -158,20 +180,32 @@ def _answer(rows: Sequence[Row]) -> str:
     scores = [
         f"{words} {told(rows, 'matched_mean', kind)}"
         for kind, words in COMPARISONS.items()
-        if kind in (DICTIONARIES, SEEDS, ADJACENT, FAR, ARCHITECTURES) and of_kind(rows, kind)
+        if kind in _KINDS and of_kind(rows, kind)
     ]
-    found = f"Mean correlation of latents, one to one: {', '.join(scores) or 'not measured'}."
-    token = told(rows, "token_floor_mean", SEEDS, ADJACENT, FAR, ARCHITECTURES)
+    over = f", over {BY_SPANS}" if by_spans(rows) else ""
+    found = f"Mean correlation of latents, one to one{over}: {', '.join(scores) or NOT_MEASURED}."
+    token = told(rows, "token_floor_mean", *_KINDS[1:])
     if token == NOT_MEASURED:
         return found
-    beyond = told(rows, "partial_mean", SEEDS, ADJACENT, FAR, ARCHITECTURES)
+    beyond = told(rows, "partial_mean", *_KINDS[1:])
+    alone = "the tokens of the span alone give" if over else "the current token alone gives"
+    return f"{found} Of two trained models, {alone} {token}, and {beyond} is left beyond it."
+
+
+def _aligned(rows: Sequence[Row]) -> tuple[str, str]:
+    if not by_spans(rows):
+        return "Aligned", "Row by row: all models have one tokenizer, or one cut of the pictures."
     return (
-        f"{found} Of two trained models, the current token alone gives {token}, and {beyond} is "
-        "left beyond it."
+        "Aligned",
+        "By spans of text, the same for all pairs: between places where every tokenizer of the "
+        f"family ends a token, of at most {MOST_TOKENS} tokens of each. A latent is the maximum "
+        "over a span's tokens, a row that of its last token, and the current token is all tokens "
+        f"of the span. {alignment(rows)} Documents are those that all tokenizers have; one that "
+        "does not encode to its own tokens again, or decodes to other text, is left out.",
     )
 
 
-def _protocol(config: Config) -> list[tuple[str, str]]:
+def _protocol(config: Config, rows: Sequence[Row]) -> list[tuple[str, str]]:
     study = config.study
     middle = study.expansions[len(study.expansions) // 2], study.k_shares[len(study.k_shares) // 2]
     return [
@@ -181,12 +215,14 @@ def _protocol(config: Config) -> list[tuple[str, str]]:
             f"for scores and {FIT_ROWS * study.held_out_tokens:,} training rows for the choice of "
             f"partners; first positions are left out. After {study.depth:.0%} of the blocks.",
         ),
+        _aligned(rows),
         (
             "Pairs",
             "Not all: seeds of a size in a ring; adjacent sizes, the smallest with every other, "
             "and the nearest size of the architecture before (within a factor of "
-            f"{NEAR:g}), each with the same and with the next seed; first weights with last ones. "
-            "So pairs grow with the number of models. The smaller one is a.",
+            f"{NEAR:g}) or, at any ratio, with the tokenizer before, each with the same and with "
+            "the next seed; first weights with last ones. So pairs grow with the number of models. "
+            "The smaller one is a.",
         ),
         (
             "Dictionaries",
@@ -209,9 +245,7 @@ def _protocol(config: Config) -> list[tuple[str, str]]:
         ),
         (
             "Not measured",
-            "Models of different tokenizers are refused by name: rows are compared token by "
-            "token, and matching by spans of characters is not built. Whether a latent of a "
-            "crosscoder is exclusive is not claimed where widths differ: latent scaling looks for "
-            "a direction of one side in the other.",
+            "Whether a latent of a crosscoder is exclusive is not claimed where widths differ: "
+            "latent scaling looks for a direction of one side in the other.",
         ),
     ]

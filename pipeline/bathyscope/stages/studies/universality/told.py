@@ -8,6 +8,7 @@ from typing import Any
 
 from bathyscope.pages.study_data import Verdict
 from bathyscope.stages.studies.pair_intervals import Spread, mean_of, models_of, over_models
+from bathyscope.stages.studies.paired_spans import SPANS
 from bathyscope.stages.studies.verdicts import Row, sign_of
 
 
@@ -24,6 +25,32 @@ def of_kind(rows: Sequence[Row], *comparisons: str) -> list[Row]:
 def told(rows: Sequence[Row], key: str, *comparisons: str) -> str:
     """Mean of a column over pairs of some comparisons, with its interval."""
     return over_models(of_kind(rows, *comparisons), mean_of(key)).told()
+
+
+def by_spans(rows: Sequence[Row]) -> list[Row]:
+    """Rows of pairs that were compared by spans of text."""
+    return [row for row in rows if row.get("aligned_by") == SPANS]
+
+
+def alignment(rows: Sequence[Row]) -> str:
+    """How pairs that were compared by spans were aligned, and what was left out; else nothing."""
+    some = by_spans(rows)
+    if not some:
+        return ""
+    spans, documents = _range(some, "rows"), _range(some, "documents")
+    tokens = [row[f"tokens_per_span_{side}"] for row in some for side in "ab"]
+    dropped = sum(max(row[k] for row in some) for k in ("documents_recoded", "documents_differing"))
+    return (
+        f"{spans} held-out spans of text, of {documents} documents, {min(tokens):.2f} to "
+        f"{max(tokens):.2f} tokens each; {dropped} documents that tokenizers do not agree on, "
+        f"{_range(some, 'spans_long')} long spans and {_range(some, 'spans_masked')} with a first "
+        "position were left out."
+    )
+
+
+def _range(rows: Sequence[Row], key: str) -> str:
+    values = sorted({row[key] for row in rows})
+    return " to ".join(f"{value:,}" for value in dict.fromkeys((values[0], values[-1])))
 
 
 def signed(claim: str, found: Spread, **words: Any) -> Verdict:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from bathyscope.pages.study_data import Verdict
 from bathyscope.stages.studies.pair_intervals import (
     Spread,
     below_ceiling,
+    kind_of,
     less_kind,
     mean_of,
     over_models,
@@ -24,9 +26,12 @@ from bathyscope.stages.studies.universality.pairs import (
     FAR,
     NONE_TRAINED,
     SEEDS,
+    TOKENIZERS,
     TRAINING,
 )
 from bathyscope.stages.studies.universality.told import (
+    alignment,
+    by_spans,
     judged_pairs,
     nothing,
     of_kind,
@@ -45,21 +50,40 @@ MARGIN = 0.05
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     """All claims; one whose pairs are not there is said to be not measured."""
     own = judged_pairs(rows)
-    found = [_above_floor(own)]
+    across = [TOKENIZERS] if of_kind(own, TOKENIZERS) else []
+    found = [_above_floor(own, kind) for kind in (ADJACENT, *across)]
     if any(row.get("partial_mean") is not None for row in own):
-        found.append(_beyond_token(own))
-    found += [_as_seeds(own, ADJACENT), _as_seeds(own, FAR), _as_seeds(own, ARCHITECTURES)]
-    architectures = sorted({row["architecture_a"] for row in own})
-    for name in architectures:
-        alike = [r for r in own if {r["architecture_a"], r["architecture_b"]} == {name}]
+        found += [_beyond_token(own, kind) for kind in (ADJACENT, *across)]
+    found += [_as_seeds(own, kind) for kind in (ADJACENT, FAR, ARCHITECTURES, *across)]
+    for kind in sorted({kind_of(row, "a") for row in own}):
+        alike = [r for r in own if kind_of(r, "a") == kind_of(r, "b") == kind]
+        name = _named(alike, own)
         found.append(_with_size(alike, name, SEEDS))
         found.append(_with_size(alike, name, ADJACENT))
     found += [_with_ratio(own), _common(own), _overstated(own), _trained(own)]
-    return found
+    return _told_by_spans(found, own)
 
 
-def _above_floor(rows: Sequence[Row]) -> Verdict:
-    pairs = of_kind(rows, ADJACENT)
+def _named(alike: Sequence[Row], rows: Sequence[Row]) -> str:
+    """An architecture, with its vocabulary where another one has been compared too."""
+    name = str(alike[0]["architecture_a"])
+    if not of_kind(rows, TOKENIZERS):
+        return name
+    return f"{name}, vocabulary {alike[0]['vocabulary_a']:,}"
+
+
+def _told_by_spans(found: list[Verdict], rows: Sequence[Row]) -> list[Verdict]:
+    """Verdicts that say what their rows are, where these are spans of text."""
+    if not by_spans(rows):
+        return found
+    words = (
+        f"By spans of text: {alignment(rows)} The current token is there the tokens of the span."
+    )
+    return [replace(each, doubt=f"{each.doubt} {words}") for each in found]
+
+
+def _above_floor(rows: Sequence[Row], kind: str) -> Verdict:
+    pairs = of_kind(rows, kind)
     floor, words = _floor_of(pairs)
     doubt = "A larger model has more latents to choose from."
     if floor == "token_floor_mean":
@@ -68,15 +92,16 @@ def _above_floor(rows: Sequence[Row]) -> Verdict:
             "latents were taken. It is fitted on as many training rows as the match; more text "
             "would lift it."
         )
+    where = {ADJACENT: "in the next size", TOKENIZERS: "under another tokenizer"}[kind]
     controls = [
-        f"One to one {told(rows, 'matched_mean', ADJACENT)}",
-        f"floor {told(rows, floor, ADJACENT)}",
-        f"shuffled rows {told(rows, 'shuffled_rows_mean', ADJACENT)}",
-        f"shuffled documents {told(rows, 'shuffled_documents_mean', ADJACENT)}",
+        f"One to one {told(rows, 'matched_mean', kind)}",
+        f"floor {told(rows, floor, kind)}",
+        f"shuffled rows {told(rows, 'shuffled_rows_mean', kind)}",
+        f"shuffled documents {told(rows, 'shuffled_documents_mean', kind)}",
         f"two dictionaries of one model {told(rows, 'matched_mean', DICTIONARIES)}",
     ]
     return signed(
-        f"Latents of a model are found again in the next size, above what {words} gives.",
+        f"Latents of a model are found again {where}, above what {words} gives.",
         over_models(pairs, mean_of("matched_mean", floor)),
         unit="correlation, one to one, above the floor",
         controls="; ".join(controls) + ".",
@@ -96,14 +121,15 @@ def _floor_of(pairs: Sequence[Row]) -> tuple[str, str]:
     return "shuffled_rows_mean", "a shuffle of rows"
 
 
-def _beyond_token(rows: Sequence[Row]) -> Verdict:
+def _beyond_token(rows: Sequence[Row], of: str) -> Verdict:
     controls = [
         f"{COMPARISONS[kind]} {told(rows, 'partial_mean', kind)}"
         for kind in (DICTIONARIES, SEEDS, FAR, ARCHITECTURES, NONE_TRAINED)
     ]
     return signed(
-        "Latents of adjacent sizes still agree when the current token's mean is taken from both.",
-        over_models(of_kind(rows, ADJACENT), mean_of("partial_mean")),
+        f"Latents of {COMPARISONS[of]} still agree when the current token's mean is taken from "
+        "both.",
+        over_models(of_kind(rows, of), mean_of("partial_mean")),
         unit="partial correlation, one to one",
         controls="; ".join(controls).capitalize() + ".",
         doubt="The rest may be the token before: only the current one is taken away. A latent of "
@@ -113,7 +139,7 @@ def _beyond_token(rows: Sequence[Row]) -> Verdict:
 
 
 def _as_seeds(rows: Sequence[Row], comparison: str) -> Verdict:
-    words = {ADJACENT: "Adjacent sizes", FAR: "Far sizes", ARCHITECTURES: "Two architectures"}
+    words = COMPARISONS[comparison].capitalize()
     key = "matched_mean"
     both = of_kind(rows, comparison, SEEDS)
     statistic = below_ceiling(key, comparison, SEEDS)
@@ -136,16 +162,24 @@ def _as_seeds(rows: Sequence[Row], comparison: str) -> Verdict:
         f"{seeded(rows, comparison, same=False)}."
     )
     return verdict(
-        f"{words[comparison]} agree as much as two seeds of one size do.",
+        f"{words} agree as much as two seeds of one size do.",
         answer,
         found,
         unit="correlation, less that of two seeds",
         controls=controls,
         doubt=f"Equal is a difference above -{MARGIN:g}. A larger partner has more latents to "
-        f"choose from, which two seeds have not.",
+        f"choose from, which two seeds have not." + _ratio_of(rows, comparison),
         would_change="More seeds, or dictionaries trained so long that two of one model agree "
         "wholly.",
     )
+
+
+def _ratio_of(rows: Sequence[Row], comparison: str) -> str:
+    """How far sizes differ between two tokenizers, where the nearest ones may not be near."""
+    ratios = [row["size_ratio"] for row in of_kind(rows, comparison)]
+    if comparison != TOKENIZERS or not ratios:
+        return ""
+    return f" Sizes differ {max(ratios):.3g} times at most, and the text of training may too."
 
 
 def _with_size(rows: Sequence[Row], architecture: str, comparison: str) -> Verdict:
@@ -239,7 +273,7 @@ def _overstated(rows: Sequence[Row]) -> Verdict:
 
 
 def _trained(rows: Sequence[Row]) -> Verdict:
-    rows = [row for row in rows if row["architecture_a"] == row["architecture_b"]]
+    rows = [row for row in rows if kind_of(row, "a") == kind_of(row, "b")]
     both = of_kind(rows, ADJACENT, NONE_TRAINED)
 
     own = of_kind(rows, ADJACENT)

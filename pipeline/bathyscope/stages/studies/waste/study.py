@@ -42,6 +42,7 @@ SETTINGS = (
     "seed",
 )
 TRANSCODERS = False
+SPANS = False
 DEFINITIONS = {
     "rise": "ΔCE, nats per token that the changed model loses against itself before, on the same "
     "held-out tokens. Of pictures: KL of the class probabilities from those of the model before, "
