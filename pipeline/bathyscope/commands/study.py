@@ -13,7 +13,7 @@ from bathyscope.errors import BathyscopeError
 from bathyscope.pages.study import text_verdicts
 from bathyscope.runs.run import STUDIES, Run
 from bathyscope.stages import sweep as sweep_stage
-from bathyscope.stages.studies.corpora import check_tokenizers, corpora_of
+from bathyscope.stages.studies.corpora import check_offsets, check_tokenizers, corpora_of
 from bathyscope.stages.studies.family import corpus_run, family_of
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.member_runs import run_of
@@ -41,6 +41,7 @@ def study(
     screen = screen or Screen()
     chosen, members = study_of(config), family_of(config)
     check_tokenizers(chosen.NAME, chosen.SPANS, members)
+    check_offsets(config, members)
     # Models of a family differ much in size: one that takes long is no straggler.
     config = replace(config, cluster=replace(config.cluster, straggler_factor=1e6))
     for line in plan_lines(config, chosen, members):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from bathyscope.commands.study import study
 from bathyscope.config import Config
@@ -159,8 +159,20 @@ def test_documents_have_to_be_the_same(words: Any) -> None:
 
 
 def test_a_tokenizer_without_offsets_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"where tokens lie, and SimpleNamespace does not"):
-        require_offsets(SimpleNamespace(is_fast=False))
+    with pytest.raises(ModelError, match=r"where tokens lie, and ByT5Tokenizer does not say so"):
+        require_offsets(ByT5Tokenizer())
+
+
+def test_it_is_refused_before_anything_is_made(
+    mixed: Callable[..., Config], tmp_path: Path
+) -> None:
+    folder = tmp_path / "other"
+    (folder / "tokenizer.json").unlink()
+    ByT5Tokenizer().save_pretrained(folder)
+    config = mixed("universality")
+    with pytest.raises(ModelError, match=r"ByT5Tokenizer of three does not say so"):
+        study(config, lambda line: None)
+    assert list(Path(config.url).iterdir()) == []
 
 
 @pytest.fixture

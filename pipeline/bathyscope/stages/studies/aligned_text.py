@@ -140,13 +140,14 @@ class _Counts:
         return self.recoded + self.differing
 
 
-def require_offsets(tokenizer: Any) -> None:
+def require_offsets(tokenizer: Any, name: str = "") -> None:
     """Raise `ModelError` for a tokenizer that does not say where its tokens lie."""
     if not tokenizer.is_fast:
         raise ModelError(
             f"Models of several tokenizers are compared by spans of text, which needs to know "
-            f"where tokens lie, and {type(tokenizer).__name__} does not say so. Give the model "
-            "folder a tokenizer.json."
+            f"where tokens lie, and {type(tokenizer).__name__} {f'of {name} ' * bool(name)}does "
+            "not say so. Give the model folder a tokenizer.json, or leave the model out by "
+            "family.models."
         )
 
 

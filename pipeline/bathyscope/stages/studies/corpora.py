@@ -11,9 +11,10 @@ from dataclasses import replace
 
 from bathyscope.config import Config
 from bathyscope.errors import ConfigError, MissingArtifact
-from bathyscope.models.tokenizers import tokenizer_digest
+from bathyscope.models.tokenizers import load_tokenizer, tokenizer_digest
 from bathyscope.runs.run import CORPUS, Run
 from bathyscope.stages.inputs import is_of_images, model_folder
+from bathyscope.stages.studies.aligned_text import require_offsets
 from bathyscope.stages.studies.member import Member
 
 CORPORA = "corpora"
@@ -62,6 +63,15 @@ def check_tokenizers(name: str, by_spans: bool, members: Sequence[Member]) -> No
         "token, which wants one tokenizer; only universality compares other ones, by spans of "
         "text. Choose models of one by family.models."
     )
+
+
+def check_offsets(config: Config, members: Sequence[Member]) -> None:
+    """Raise `ModelError` for models of several tokenizers, of which one does not say where tokens
+    lie."""
+    readers = corpora_of(members)
+    for reader in readers if len(readers) > 1 else []:
+        own = replace(config, model=reader.model)
+        require_offsets(load_tokenizer(model_folder(own)), reader.name)
 
 
 def _tokenizer(config: Config, member: Member) -> str | None:

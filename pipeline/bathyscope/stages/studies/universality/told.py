@@ -39,13 +39,26 @@ def alignment(rows: Sequence[Row]) -> str:
         return ""
     spans, documents = _range(some, "rows"), _range(some, "documents")
     tokens = [row[f"tokens_per_span_{side}"] for row in some for side in "ab"]
-    dropped = sum(max(row[k] for row in some) for k in ("documents_recoded", "documents_differing"))
     return (
         f"{spans} held-out spans of text, of {documents} documents, {min(tokens):.2f} to "
-        f"{max(tokens):.2f} tokens each; {dropped} documents that tokenizers do not agree on, "
+        f"{max(tokens):.2f} tokens each; {_dropped(some)} that tokenizers do not agree on, "
         f"{_range(some, 'spans_long')} long spans and {_range(some, 'spans_masked')} with a first "
         "position were left out."
     )
+
+
+def counted_spans(rows: Sequence[Row]) -> str:
+    """The same in short: how many, and documents that tokenizers do not agree on."""
+    some = by_spans(rows)
+    return (
+        f"By {_range(some, 'rows')} spans of text of {_range(some, 'documents')} documents; "
+        f"{_dropped(some)} left out."
+    )
+
+
+def _dropped(rows: Sequence[Row]) -> str:
+    worst = max(row["documents_recoded"] + row["documents_differing"] for row in rows)
+    return f"{worst} {'document' if worst == 1 else 'documents'}"
 
 
 def _range(rows: Sequence[Row], key: str) -> str:

@@ -32,6 +32,7 @@ from bathyscope.stages.studies.universality.pairs import (
 from bathyscope.stages.studies.universality.told import (
     alignment,
     by_spans,
+    counted_spans,
     judged_pairs,
     nothing,
     of_kind,
@@ -76,10 +77,7 @@ def _told_by_spans(found: list[Verdict], rows: Sequence[Row]) -> list[Verdict]:
     """Verdicts that say what their rows are, where these are spans of text."""
     if not by_spans(rows):
         return found
-    words = (
-        f"By spans of text: {alignment(rows)} The current token is there the tokens of the span."
-    )
-    return [replace(each, doubt=f"{each.doubt} {words}") for each in found]
+    return [replace(each, doubt=f"{each.doubt} {counted_spans(rows)}") for each in found]
 
 
 def _above_floor(rows: Sequence[Row], kind: str) -> Verdict:
@@ -112,8 +110,9 @@ def _above_floor(rows: Sequence[Row], kind: str) -> Verdict:
 
 def _floor_of(pairs: Sequence[Row]) -> tuple[str, str]:
     """The strictest floor that was measured: images have no tokens, and may be of one document."""
+    token = "the tokens of the span alone" if by_spans(pairs) else "the current token alone"
     for floor, words in (
-        ("token_floor_mean", "the current token alone"),
+        ("token_floor_mean", token),
         ("shuffled_documents_mean", "a shuffle of documents"),
     ):
         if any(row.get(floor) is not None for row in pairs):
@@ -126,9 +125,9 @@ def _beyond_token(rows: Sequence[Row], of: str) -> Verdict:
         f"{COMPARISONS[kind]} {told(rows, 'partial_mean', kind)}"
         for kind in (DICTIONARIES, SEEDS, FAR, ARCHITECTURES, NONE_TRAINED)
     ]
+    token = "mean of the span's tokens" if by_spans(rows) else "current token's mean"
     return signed(
-        f"Latents of {COMPARISONS[of]} still agree when the current token's mean is taken from "
-        "both.",
+        f"Latents of {COMPARISONS[of]} still agree when the {token} is taken from both.",
         over_models(of_kind(rows, of), mean_of("partial_mean")),
         unit="partial correlation, one to one",
         controls="; ".join(controls).capitalize() + ".",
@@ -179,7 +178,10 @@ def _ratio_of(rows: Sequence[Row], comparison: str) -> str:
     ratios = [row["size_ratio"] for row in of_kind(rows, comparison)]
     if comparison != TOKENIZERS or not ratios:
         return ""
-    return f" Sizes differ {max(ratios):.3g} times at most, and the text of training may too."
+    return (
+        f" Sizes differ {max(ratios):.3g} times at most, and the text of training may too. "
+        f"{alignment(rows)}"
+    )
 
 
 def _with_size(rows: Sequence[Row], architecture: str, comparison: str) -> Verdict:
