@@ -18,6 +18,7 @@ from bathyscope.runs.run import Run
 from bathyscope.stages.studies.family import family_of
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.study import Subject
+from bathyscope.stages.studies.universality import study
 from bathyscope.stages.studies.universality.measures import measure_pair
 from bathyscope.stages.studies.universality.pairs import comparison_of, pairs_of
 from studied import rows_of, said
@@ -143,6 +144,23 @@ def test_spans_of_one_tokenizer_give_the_figures_of_rows(studied: tuple[Config, 
     assert by_spans["documents"] == by_rows["documents"]
     for name in ("cka", "matched_mean", "partial_mean", "token_floor_mean", "one_sided_mean"):
         assert by_spans[name] == pytest.approx(by_rows[name], abs=0.01), name
+
+
+def test_a_crosscoder_that_diverges_leaves_the_other_figures(
+    studied: tuple[Config, str],
+) -> None:
+    config, _ = studied
+    members = {member.name: member for member in family_of(config)}
+    readers = members["one"], members["three"]
+    hot = replace(config, study=replace(config.study, lr=1e30))
+    found = measure_pair(hot, Subject("pair", readers, readers), lambda share, text="": None)
+    assert "loss became nan" in found["crosscoder_note"]
+    assert "crosscoder_equal" not in found
+    assert found["matched_mean"] > 0
+    rows = [{**row, "crosscoder_note": ""} for row in rows_of(config)]
+    rows[0]["crosscoder_note"] = "The training diverges"
+    titles = [table.title for table in study.conclude(config, [*members.values()], rows).tables]
+    assert any(title.endswith(f"diverged for {rows[0]['subject']}") for title in titles)
 
 
 def test_a_second_call_finds_everything_done(studied: tuple[Config, str]) -> None:

@@ -259,6 +259,8 @@ def _crosscoders(rows: Sequence[Row]) -> Table:
     )
     told = [row for row in _told(rows) if row.get("crosscoder_equal") is not None]
     title = "Crosscoder of each pair: latents by relative norm; scaling wants sides of one width"
+    if failed := [row["subject"] for row in rows if row.get("crosscoder_note")]:
+        title += f"; the training diverged for {', '.join(failed)}"
     return Table(title, (*_PAIR, *columns), told)
 
 

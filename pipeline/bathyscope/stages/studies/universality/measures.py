@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.config import Config
+from bathyscope.errors import NonFiniteError
 from bathyscope.stages.studies.member_runs import Size, run_of
 from bathyscope.stages.studies.opened import OpenedMember
 from bathyscope.stages.studies.paired_rows import (
@@ -35,6 +37,8 @@ from bathyscope.values import HELD_OUT, TRAIN, Json
 
 FIT_ROWS = 2
 """Training rows on which partners are chosen, per held-out row."""
+
+logger = logging.getLogger(__name__)
 
 
 class Chosen(NamedTuple):
@@ -118,8 +122,19 @@ def _dictionaries(first: OpenedMember, second: OpenedMember) -> Chosen:
 
 
 def _crosscoders(config: Config, train: Paired, held_out: Paired, sizes: Chosen) -> Json:
-    """Common latents of a crosscoder of both, and of one of shuffled documents."""
+    """Common latents of a crosscoder of both, and of one of shuffled documents.
+
+    Where its training diverges it is empty and says why: other figures of the pair stand.
+    """
     size = {"f": sizes.a.num_latents + sizes.b.num_latents, "k": sizes.a.k + sizes.b.k}
+    try:
+        return _common(config, train, held_out, size)
+    except NonFiniteError as error:
+        logger.warning("No crosscoder: %s", error)
+        return {"crosscoder_note": str(error)}
+
+
+def _common(config: Config, train: Paired, held_out: Paired, size: dict[str, int]) -> Json:
     found = common_latents(config, train, held_out, **size)
     seed = config.study.seed
     floor = shuffled(train, DOCUMENTS, seed=seed), shuffled(held_out, DOCUMENTS, seed=seed)
