@@ -14,7 +14,6 @@ from dataclasses import replace
 
 from bathyscope.config import Config
 from bathyscope.pages.study_data import StudyPage
-from bathyscope.stages.studies.aligned_text import MOST_TOKENS
 from bathyscope.stages.studies.corpora import corpora_of
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.member_runs import Size, width_of
@@ -23,21 +22,20 @@ from bathyscope.stages.studies.paired_spans import SPANS as BY_SPANS
 from bathyscope.stages.studies.protocols import sizes_of
 from bathyscope.stages.studies.study import Subject, Tell
 from bathyscope.stages.studies.universality.figures import plots, tables
-from bathyscope.stages.studies.universality.measures import FIT_ROWS, measure_pair
+from bathyscope.stages.studies.universality.measures import measure_pair
 from bathyscope.stages.studies.universality.pairs import (
     ADJACENT,
     ARCHITECTURES,
     COMPARISONS,
     DICTIONARIES,
     FAR,
-    NEAR,
     SEEDS,
     TOKENIZERS,
     comparison_of,
     pairs_of,
 )
+from bathyscope.stages.studies.universality.protocol import protocol
 from bathyscope.stages.studies.universality.told import (
-    alignment,
     by_spans,
     judged_pairs,
     of_kind,
@@ -138,7 +136,7 @@ def conclude(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> 
         plots=plots(rows),
         tables=tables(rows),
         members=member_rows(members),
-        protocol=_protocol(config, rows),
+        protocol=protocol(config, rows),
         sources=SOURCES,
         definitions=DEFINITIONS,
     )
@@ -190,62 +188,3 @@ def _answer(rows: Sequence[Row]) -> str:
     beyond = told(rows, "partial_mean", *_KINDS[1:])
     alone = "the tokens of the span alone give" if over else "the current token alone gives"
     return f"{found} Of two trained models, {alone} {token}, and {beyond} is left beyond it."
-
-
-def _aligned(rows: Sequence[Row]) -> tuple[str, str]:
-    if not by_spans(rows):
-        return "Aligned", "Row by row: all models have one tokenizer, or one cut of the pictures."
-    return (
-        "Aligned",
-        "By spans of text, the same for all pairs: between places where every tokenizer of the "
-        f"family ends a token, of at most {MOST_TOKENS} tokens of each. A latent is the maximum "
-        "over a span's tokens, a row that of its last token, and the current token is all tokens "
-        f"of the span. {alignment(rows)} Documents are those that all tokenizers have; one that "
-        "does not encode to its own tokens again, or decodes to other text, is left out.",
-    )
-
-
-def _protocol(config: Config, rows: Sequence[Row]) -> list[tuple[str, str]]:
-    study = config.study
-    middle = study.expansions[len(study.expansions) // 2], study.k_shares[len(study.k_shares) // 2]
-    return [
-        (
-            "Rows",
-            f"The same items and positions for both, about {study.held_out_tokens:,} held-out rows "
-            f"for scores and {FIT_ROWS * study.held_out_tokens:,} training rows for the choice of "
-            f"partners; first positions are left out. After {study.depth:.0%} of the blocks.",
-        ),
-        _aligned(rows),
-        (
-            "Pairs",
-            "Not all: seeds of a size in a ring; adjacent sizes, the smallest with every other, "
-            "and the nearest size of the architecture before (within a factor of "
-            f"{NEAR:g}) or, at any ratio, with the tokenizer before, each with the same and with "
-            "the next seed; first weights with last ones. So pairs grow with the number of models. "
-            "The smaller one is a.",
-        ),
-        (
-            "Dictionaries",
-            f"TopK with F = {middle[0]} d and L0 = {middle[1]:g} d, the middle one of equal "
-            f"ratios, {study.tokens_per_latent} rows per latent. The two sides always have "
-            "dictionaries of two seeds, if there are two, so that the ceiling of one model is one "
-            "for all pairs.",
-        ),
-        (
-            "Crosscoders",
-            "BatchTopK on the training rows above, with the latents and L0 of both dictionaries "
-            f"together, {study.tokens_per_latent} rows per latent (rows come again), sides scaled "
-            "to one total variance.",
-        ),
-        (
-            "Intervals",
-            "Of a pair: 95 %, each of at most 20 blocks of held-out documents left out in turn, "
-            "with partners held. Of verdicts: each model left out in turn with all of its pairs, "
-            "as pairs with a common model are alike. Overfitted models carry no verdict.",
-        ),
-        (
-            "Not measured",
-            "Whether a latent of a crosscoder is exclusive is not claimed where widths differ: "
-            "latent scaling looks for a direction of one side in the other.",
-        ),
-    ]
