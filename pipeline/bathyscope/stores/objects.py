@@ -158,7 +158,7 @@ class Objects:
         cut = len(self.prefix) + 1 if self.prefix else 0
         under = self._key(prefix) or None
         batches = iter(obstore.list(self._store, prefix=under, chunk_size=1000))
-        while batch := self._try(prefix, lambda: next(batches, None)):
+        while (batch := self._try(prefix, lambda: next(batches, None))) is not None:
             for meta in batch:
                 yield meta["path"][cut:], int(meta["size"])
 
