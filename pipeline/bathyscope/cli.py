@@ -11,15 +11,13 @@ from difflib import get_close_matches
 from typing import Any
 
 from bathyscope.command_help import OF_A_FOLDER, all_commands, one_command
+from bathyscope.commands.calls import FAILED, Given, call
 from bathyscope.composition import compose, compose_sweep, to_record, to_yaml
-from bathyscope.config import Config
 from bathyscope.errors import BathyscopeError, ConfigError, StopRequested
 from bathyscope.secrets import without_secrets
 
 INTERRUPTED = 130
 STOPPED = 143
-FAILED = 2
-FAULTS = 1
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -91,7 +89,7 @@ def _dispatch(argv: list[str]) -> int:
         record = to_record(resolved)
         stream(config, words=[*overrides, *folders], resolved=record, overrides=overrides)
         return 0
-    return _call(command, config, to_record(resolved), overrides)
+    return call(command, Given(config, to_record(resolved), overrides, _say))
 
 
 def _sweep(overrides: list[str], config_dir: str | None, *, only_shown: bool) -> int:
@@ -103,74 +101,6 @@ def _sweep(overrides: list[str], config_dir: str | None, *, only_shown: bool) ->
 
     record = to_record(resolved)
     return 0 if sweep(base, points, resolved=record, overrides=overrides, say=_say) else FAILED
-
-
-def _call(command: str, config: Config, record: dict[str, Any], overrides: list[str]) -> int:
-    # Imported here: `--help` and `--cfg` answer without torch.
-    from bathyscope.commands import run as runs
-    from bathyscope.commands import summary
-
-    if command == "plan":
-        from bathyscope.commands.plan import plan
-
-        found = plan(config)
-        _say("\n".join(found["lines"]))
-        return FAILED if found["refusal"] else 0
-    if command == "verify":
-        from bathyscope.commands.verify import verify
-
-        return 0 if verify(config, _say) else FAULTS
-    if command == "status":
-        from bathyscope.commands.status import status
-
-        status(config, _say)
-        return 0
-    if command == "nightly":
-        from bathyscope.commands.nightly import nightly
-
-        return 0 if nightly(config, _say) else FAILED
-    if command == "redo":
-        from bathyscope.commands.redo import redo
-
-        redo(config, _say)
-        return 0
-    if command == "convert":
-        from bathyscope.commands.convert import convert
-
-        convert(config, _say)
-        return 0
-    if command == "attribute":
-        from bathyscope.commands.attribute import attribute
-
-        given = record["attribute"]
-        return 0 if attribute(config, _say, resolved=given, overrides=overrides) else FAILED
-    if command == "intervene":
-        from bathyscope.commands.intervene import intervene
-
-        intervene(config, _say, overrides=overrides)
-        return 0
-    if command == "study":
-        from bathyscope.commands.study import study
-
-        return 0 if study(config, _say, resolved=record, overrides=overrides) else FAILED
-    if command == "ladder":
-        from bathyscope.commands.ladder import ladder
-
-        ladder(config, _say, resolved=record, overrides=overrides)
-        return 0
-    stages = runs.STAGES if command == "run" else (command.replace("-", "_"),)
-    runs.run(
-        config,
-        stages=stages,
-        resolved=record,
-        overrides=overrides,
-        command=command,
-    )
-    if command in ("run", "evaluate", "report"):
-        _say(summary.of_run(config))
-    if command == "fine-tune":
-        _say(summary.of_fine_tuning(config))
-    return 0
 
 
 def _setting(word: str) -> str:
