@@ -143,6 +143,7 @@ def test_empty_parameters_are_allowed(device: torch.device) -> None:
     state = fresh(torch.zeros(0, 3), device)
     none = torch.zeros(0, dtype=torch.int64, device=device)
     sparse_adam(*state, none, torch.zeros(0, 3, device=device), step=1, **OPTIONS)
+    assert all(tensor.shape == (0, 3) for tensor in state)
 
 
 def test_wrong_arguments_are_refused(device: torch.device) -> None:
