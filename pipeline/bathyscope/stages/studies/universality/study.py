@@ -21,7 +21,7 @@ from bathyscope.stages.studies.pair_intervals import NOT_MEASURED, kind_of
 from bathyscope.stages.studies.paired_spans import SPANS as BY_SPANS
 from bathyscope.stages.studies.protocols import sizes_of
 from bathyscope.stages.studies.study import Subject, Tell
-from bathyscope.stages.studies.universality.figures import plots, tables
+from bathyscope.stages.studies.universality.figures import plots
 from bathyscope.stages.studies.universality.measures import measure_pair
 from bathyscope.stages.studies.universality.pairs import (
     ADJACENT,
@@ -35,6 +35,7 @@ from bathyscope.stages.studies.universality.pairs import (
     pairs_of,
 )
 from bathyscope.stages.studies.universality.protocol import protocol
+from bathyscope.stages.studies.universality.tables import tables
 from bathyscope.stages.studies.universality.told import (
     by_spans,
     judged_pairs,
