@@ -20,8 +20,9 @@ from bathyscope.runs.activations import Rows
 from bathyscope.runs.corpus import Corpus
 from bathyscope.runs.identity import digest
 from bathyscope.runs.latents import Latents
+from bathyscope.runs.nights import all_nights, night_of, table_of_night
 from bathyscope.runs.tables import from_parquet
-from bathyscope.stores.manifests import COMPLETE, Manifest, every, latest
+from bathyscope.stores.manifests import COMPLETE, Manifest, latest
 from bathyscope.stores.objects import Objects, local_path
 from bathyscope.values import Json
 
@@ -40,8 +41,6 @@ REPORT = "report"
 LADDER = "ladder"
 STUDIES = "studies"
 NIGHTS = "nights"
-ARCHIVED_NIGHTS = "archive.jsonl"
-"""In the folder of nights: a line of JSON for each that was let go."""
 MAIN = "main"
 """The dictionary of a run that was given no other name."""
 GRAPHS = "graphs"
@@ -54,13 +53,6 @@ T = TypeVar("T")
 def report_folder(dictionary: str) -> str:
     """Where the report of a dictionary lies: `report`, and `report-<name>` of further ones."""
     return REPORT if dictionary == MAIN else f"{REPORT}-{dictionary}"
-
-
-def archived_nights(objects: Objects) -> list[Json]:
-    """Nights that were let go; `objects` is the folder of nights."""
-    if not objects.exists(ARCHIVED_NIGHTS):
-        return []
-    return [json.loads(line) for line in objects.get(ARCHIVED_NIGHTS).splitlines()]
 
 
 class Run:
@@ -191,27 +183,14 @@ class Run:
 
         Raises `MissingArtifact` for one that there is not.
         """
-        for found in every(self.objects.at(NIGHTS)):
-            if found.state == COMPLETE and number in (None, found.facts["night"]):
-                return found.facts
-        which = "no night" if number is None else f"no night {number}"
-        if any(number == each["night"] for each in archived_nights(self.objects.at(NIGHTS))):
-            raise MissingArtifact(
-                f"Night {number} of {self.url} was let go (nightly.keep_nights). `nights()` has "
-                "what it found in one line."
-            )
-        raise MissingArtifact(f"{self.url} has {which}. Run `bathyscope nightly`.")
+        return night_of(self.objects.at(NIGHTS), number)
 
     def nights(self) -> list[Json]:
         """Every complete night, the oldest first: `night`, `started`, `finished`, `told`, …
 
         Of those that were let go a line is kept; of the others there is more in `night(number)`.
         """
-        objects = self.objects.at(NIGHTS)
-        kept = [found.facts for found in every(objects) if found.state == COMPLETE]
-        there = {facts["night"] for facts in kept}
-        gone = [each for each in archived_nights(objects) if each["night"] not in there]
-        return sorted([*gone, *kept], key=lambda facts: int(facts["night"]))
+        return all_nights(self.objects.at(NIGHTS))
 
     def night_features(self, checkpoint: str) -> pa.Table:
         """One row per latent, over all slices that a checkpoint had read by the last night."""
@@ -232,11 +211,7 @@ class Run:
         return found
 
     def _of_night(self, checkpoint: str, name: str) -> pa.Table:
-        tables = self.night()["tables"]
-        if checkpoint not in tables:
-            have = ", ".join(tables) or "none"
-            raise MissingArtifact(f"No night has read text with {checkpoint!r}. There are: {have}.")
-        return from_parquet(self.objects.at(NIGHTS).get(f"{tables[checkpoint]}/{name}.parquet"))
+        return table_of_night(self.objects.at(NIGHTS), checkpoint, name)
 
     def _activations(self, hook_point: str) -> Rows:
         manifest = self.manifest(ACTIVATIONS)

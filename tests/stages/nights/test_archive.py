@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bathyscope.runs.run import archived_nights
+from bathyscope.runs.nights import archived_nights
 from bathyscope.stages.nights.archive import archive_older
 from bathyscope.stores.manifests import COMPLETE, OPEN, Manifest, every, latest, publish
 from bathyscope.stores.objects import Objects

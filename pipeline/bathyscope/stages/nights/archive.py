@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from bathyscope.runs.run import ARCHIVED_NIGHTS, archived_nights
+from bathyscope.runs.nights import ARCHIVE, archived_nights
 from bathyscope.stores.manifests import COMPLETE, every
 from bathyscope.stores.objects import Objects
 from bathyscope.values import Json
@@ -29,5 +29,5 @@ def archive_older(objects: Objects, last: int) -> None:
         if facts["state"] == COMPLETE:
             lines[int(facts["night"])] = {key: facts.get(key) for key in _FACTS}
     data = "".join(f"{json.dumps(lines[number])}\n" for number in sorted(lines))
-    objects.put(ARCHIVED_NIGHTS, data.encode(), fsync=True)
+    objects.put(ARCHIVE, data.encode(), fsync=True)
     objects.delete_many(old)
