@@ -150,6 +150,14 @@ def trends_told(what: str, values: Sequence[Of], config: Config) -> list[str]:
     ]
 
 
+def slope_told(config: Config, values: Sequence[Of]) -> str:
+    """The slope over size in brackets; empty for fewer than two sizes."""
+    shown = trend_of(values, config)
+    if shown is None:
+        return ""
+    return f" ({shown.per_decade.estimate:+.3g} per tenfold parameters)".replace("-", "−")
+
+
 def size_series(values: Sequence[Of], label: str = "", *, colour: int = 0) -> list[Series]:
     """A line per architecture and seed: the value against parameters."""
     lines: dict[tuple[str, int | None], list[tuple[float, float]]] = {}

@@ -8,8 +8,8 @@ from dataclasses import replace
 from bathyscope.pages.series import Reference, Series
 from bathyscope.pages.study_data import Plot
 from bathyscope.stages.studies.member import Member
-from bathyscope.stages.studies.superposition.matched import Quantity, curve_of
 from bathyscope.stages.studies.superposition.measures import FINAL
+from bathyscope.stages.studies.superposition.quantities import Quantity, curve_of
 from bathyscope.stages.studies.verdicts import Of, Row, judged, means, size_series
 
 PARAMETERS = "parameters, embeddings included"

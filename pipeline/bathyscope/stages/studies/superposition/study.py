@@ -12,18 +12,20 @@ from collections.abc import Sequence
 
 from bathyscope.config import Config
 from bathyscope.pages.study_data import StudyPage, Verdict
+from bathyscope.stages.studies.equal_loss import equal_loss_verdicts, pairs_of
 from bathyscope.stages.studies.family import table_row
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.member_runs import Size, rows_are_tokens, run_of, width_of
 from bathyscope.stages.studies.protocols import sizes_at_equal_ratio
 from bathyscope.stages.studies.study import Subject, Tell
 from bathyscope.stages.studies.superposition.activations import PARTS, SAMPLE_ROWS
+from bathyscope.stages.studies.superposition.equal_training import at_equal_training
 from bathyscope.stages.studies.superposition.figures import plots
 from bathyscope.stages.studies.superposition.law import overlap_law
-from bathyscope.stages.studies.superposition.matched import Quantity, pairs_of
 from bathyscope.stages.studies.superposition.measures import measure_member
+from bathyscope.stages.studies.superposition.quantities import Quantity, curves_of
 from bathyscope.stages.studies.superposition.tables import tables
-from bathyscope.stages.studies.superposition.verdicts import at_equal_loss, trends
+from bathyscope.stages.studies.superposition.verdicts import trends
 from bathyscope.stages.studies.superposition.weights import PAIR_ROWS
 from bathyscope.stages.studies.verdicts import Row, member_rows
 from bathyscope.values import Json
@@ -105,14 +107,17 @@ def conclude(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> 
     """Trends over size, the law of overlap, models at equal loss, plots and tables."""
     over_size = trends(config, members, rows)
     law, fits = overlap_law(config, members, rows)
-    pairs = [(quantity, pairs_of(members, rows, quantity)) for quantity in QUANTITIES]
-    matched = [v for quantity, own in pairs for v in at_equal_loss(config, quantity, own)]
+    trained = at_equal_training(config, members, rows)
+    pairs = [(quantity, pairs_of(members, curves_of(rows, quantity))) for quantity in QUANTITIES]
+    matched = [
+        v for quantity, own in pairs for v in equal_loss_verdicts(config, quantity.asked, own)
+    ]
     return StudyPage(
         name=NAME,
         title=TITLE,
         question=QUESTION,
-        answer=_answer(over_size, matched),
-        verdicts=[*over_size, *law, *matched],
+        answer=_answer(over_size, trained, matched),
+        verdicts=[*over_size, *law, *trained, *matched],
         plots=plots(members, rows, QUANTITIES),
         fits=fits,
         tables=tables(members, rows, pairs),
@@ -123,11 +128,11 @@ def conclude(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> 
     )
 
 
-def _answer(over_size: Sequence[Verdict], matched: Sequence[Verdict]) -> str:
+def _answer(*groups: Sequence[Verdict]) -> str:
     """The claims on the overlap of unembedding rows in the architecture of the most sizes."""
     claims = [
         verdict
-        for verdicts in (over_size, matched)
+        for verdicts in groups
         for verdict in verdicts
         if verdict.claim.partition(":")[0] == verdicts[0].claim.partition(":")[0]
         and "unembedding rows" in verdict.claim
@@ -173,6 +178,11 @@ def _protocol(config: Config) -> list[tuple[str, str]]:
             "line in loss. Intervals are over pairs.",
         ),
         (
+            "Equal training",
+            "Each model between its checkpoints around the largest ratio of tokens to parameters "
+            "that all sizes of its architecture reach before their last weights.",
+        ),
+        (
             "Trends",
             "Least squares on ln parameters (embeddings included); groups are trained models (size "
             "and seed). Overfitted and untrained models carry no verdict.",
@@ -181,5 +191,5 @@ def _protocol(config: Config) -> list[tuple[str, str]]:
     if rows_are_tokens(config):
         found.insert(0, ("Depth", f"The residual stream after {study.depth:.0%} of the blocks."))
     else:
-        found = [entry for entry in found if entry[0] != "Equal loss"]
+        found = [entry for entry in found if entry[0] not in ("Equal loss", "Equal training")]
     return found

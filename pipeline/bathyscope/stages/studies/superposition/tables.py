@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from bathyscope.pages.study_data import Table
+from bathyscope.stages.studies.equal_loss import Pair, pairs_table
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.superposition.figures import Z, of
-from bathyscope.stages.studies.superposition.matched import Pair, Quantity
+from bathyscope.stages.studies.superposition.quantities import Quantity
 from bathyscope.stages.studies.verdicts import Row
 
 
@@ -18,7 +19,8 @@ def tables(
     members: Sequence[Member], rows: Sequence[Row], pairs: Sequence[tuple[Quantity, list[Pair]]]
 ) -> list[Table]:
     """A row per model, and every pair at equal loss."""
-    return [table for table in (_models(members, rows), _pairs(pairs)) if table.rows]
+    named = [(quantity.title, own) for quantity, own in pairs]
+    return [table for table in (_models(members, rows), pairs_table(named)) if table.rows]
 
 
 def _models(members: Sequence[Member], rows: Sequence[Row]) -> Table:
@@ -66,40 +68,6 @@ def _models(members: Sequence[Member], rows: Sequence[Row]) -> Table:
         ("two_nn", "TwoNN", "interval"),
     )
     return Table("Every model at its final weights", columns, found)
-
-
-def _pairs(pairs: Sequence[tuple[Quantity, list[Pair]]]) -> Table:
-    found = [
-        {
-            "quantity": quantity.title,
-            "small": pair.small.name,
-            "larger": pair.larger.name,
-            "loss": pair.matched.small.loss,
-            "tokens": pair.matched.step,
-            "value": pair.matched.small.value,
-            "matched": pair.matched.value,
-            "difference": pair.matched.difference,
-            "final": pair.final_difference,
-            "bracket": pair.matched.width,
-            "note": pair.matched.note,
-        }
-        for quantity, own in pairs
-        for pair in own
-    ]
-    columns = (
-        ("quantity", "quantity", "text"),
-        ("small", "small model, at its end", "text"),
-        ("larger", "larger model", "text"),
-        ("loss", "equal loss, nats", "number"),
-        ("tokens", "after tokens", "number"),
-        ("value", "small", "number"),
-        ("matched", "larger at equal loss", "number"),
-        ("difference", "difference", "number"),
-        ("final", "difference of final weights", "number"),
-        ("bracket", "between checkpoints, nats apart", "number"),
-        ("note", "doubt", "text"),
-    )
-    return Table("Adjacent sizes at matched capability", columns, found)
 
 
 def _interval(row: Row, key: str) -> tuple[Any, Any, Any]:

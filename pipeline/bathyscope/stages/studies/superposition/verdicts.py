@@ -1,28 +1,22 @@
-"""What the study of superposition shows: trends over size, and differences at equal loss."""
+"""What the study of superposition shows over size."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
-
-import numpy as np
 
 from bathyscope.config import Config
 from bathyscope.pages.study_data import Verdict
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.superposition.figures import of
-from bathyscope.stages.studies.superposition.matched import Pair, Quantity, per_decade
 from bathyscope.stages.studies.verdicts import (
-    Of,
     Row,
     by_architecture,
     judged,
     means,
+    slope_told,
     spread,
     training_told,
-    trend_of,
     trend_verdict,
 )
 
@@ -143,56 +137,6 @@ def trends(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> li
     return found
 
 
-def at_equal_loss(config: Config, quantity: Quantity, pairs: Sequence[Pair]) -> list[Verdict]:
-    """A verdict per architecture: whether the larger of two models of equal loss has less."""
-    found = []
-    for name, _ in Counter(p.small.architecture for p in pairs).most_common():
-        own = [p for p in pairs if p.small.architecture == name]
-        found.append(_matched_verdict(config, name, quantity, own))
-    return found
-
-
-def _matched_verdict(
-    config: Config, name: str, quantity: Quantity, pairs: Sequence[Pair]
-) -> Verdict:
-    """`yes` where the interval of the difference is on the side that means less superposition."""
-    met = [p for p in pairs if p.matched.difference is not None]
-    line = per_decade(pairs, config)
-    answer = "not measured" if line is None else "not shown"
-    if line is not None and (line.high < 0 or line.low > 0):
-        answer = "yes" if (line.high < 0) == (quantity.less == "lower") else "no"
-    final = [p.final_difference / p.decades for p in pairs]
-    initial = [p.initial_difference / p.decades for p in pairs if p.initial_difference is not None]
-    told = f"Per tenfold parameters: final weights, which differ in loss, {np.mean(final):.3g}"
-    if initial:
-        told += f"; initial weights, thus size alone, {np.mean(initial):.3g}"
-    widest = max((p.matched.width or 0 for p in met), default=0.0)
-    doubted = sum(bool(p.matched.note) for p in met)
-    seeds = len({p.small.seed for p in pairs})
-    doubt = (
-        f"{len(met)} of {len(pairs)} pairs of adjacent sizes have an equal loss, {seeds} seeds. "
-        f"Checkpoints around it are up to {widest:.2g} nats apart, with a straight line between "
-        "them. The larger model is at a higher learning rate there than the small one at its end. "
-        "Pairs share models, so the interval is one over pairs, not over independent trainings."
-    )
-    if doubted:
-        doubt += f" In {doubted} the loss does not simply fall there."
-    none = math.nan
-    return Verdict(
-        claim=f"{name}: at equal loss, the larger of two models has the {quantity.less} "
-        f"{quantity.title}.",
-        answer=answer,
-        value=none if line is None else line.estimate,
-        low=none if line is None else line.low,
-        high=none if line is None else line.high,
-        unit=f"{quantity.title}, larger less smaller, per tenfold parameters",
-        controls=f"{told}.".replace(" -", " −"),
-        doubt=doubt,
-        would_change="The opposite sign with checkpoints so dense that none is interpolated, and "
-        "a constant learning rate.",
-    )
-
-
 def _controls(config: Config, claim: Claim, members: Sequence[Member], rows: Sequence[Row]) -> str:
     """What trained models gave, the claim's other columns, and models without training."""
     trained = judged(members)
@@ -204,16 +148,8 @@ def _controls(config: Config, claim: Claim, members: Sequence[Member], rows: Seq
     untrained = [m for m in members if not m.trained]
     initial = means(untrained, rows, claim.key, of(claim.kind))
     told.append(
-        f"models without training {spread(v.value for v in initial)}{_slope(config, initial)}"
+        f"models without training {spread(v.value for v in initial)}{slope_told(config, initial)}"
     )
     if claim.key == "overlap_times_width":
         told.append("random directions 1")
     return f"{'; '.join(told)}."
-
-
-def _slope(config: Config, values: Sequence[Of]) -> str:
-    """The slope over size in words; empty for fewer than two sizes."""
-    shown = trend_of(values, config)
-    if shown is None:
-        return ""
-    return f" ({shown.per_decade.estimate:+.3g} per tenfold parameters)".replace("-", "−")
