@@ -76,7 +76,10 @@ def plan_lines(config: Config, chosen: Study, members: Sequence[Member]) -> list
             f"training   {wanted} dictionaries, {sum(c.trained for c in costs)} there already; "
             f"{sum(c.training_operations for c in costs) / 1e12:.3g} TFLOP left"
         )
-    return lines
+    subjects = chosen.subjects(config, members)
+    along = sum(1 for subject in subjects if subject.checkpoints)
+    others = f", {along} of them along the training" if along else ""
+    return [*lines, f"measures   {counted(len(subjects), 'subject')}{others}"]
 
 
 def check_room(config: Config, chosen: Study, members: Sequence[Member]) -> None:

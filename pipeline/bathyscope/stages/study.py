@@ -30,8 +30,8 @@ from bathyscope.stages.model import describe_model
 from bathyscope.stages.stage import Guard, Outcome
 from bathyscope.stages.studies.corpora import check_tokenizers
 from bathyscope.stages.studies.family import family_of
-from bathyscope.stages.studies.member import Member
-from bathyscope.stages.studies.member_runs import run_of
+from bathyscope.stages.studies.member import Checkpoint, Member
+from bathyscope.stages.studies.member_runs import at_checkpoint, run_of
 from bathyscope.stages.studies.needs import needs_of
 from bathyscope.stages.studies.pages import put_index, put_study
 from bathyscope.stages.studies.registry import study_of
@@ -40,7 +40,7 @@ from bathyscope.stores.objects import Objects
 from bathyscope.values import Json, Receipt, Unit, UnitPlan
 
 NAME = "study"
-SEMANTICS = 2
+SEMANTICS = 3
 """Of what is concluded; each study has one of its own for what it measures."""
 _RESULTS, _FAILED = "results", "failed"
 logger = logging.getLogger(__name__)
@@ -115,6 +115,10 @@ def subjects_of(config: Config) -> list[Known]:
             "settings": {name: getattr(config.study, name) for name in study.SETTINGS},
             "members": [inputs[member.name] for member in subject.members],
         }
+        if subject.checkpoints:
+            identity["checkpoints"] = [
+                _checkpoint(config, subject.members[0], each) for each in subject.checkpoints
+            ]
         if subject.readers:
             # They decide where spans end; the order of tokenizers does not.
             identity["readers"] = sorted(
@@ -199,6 +203,12 @@ def _inputs(config: Config, study: Study, member: Member) -> Json:
             made.manifest(f"{DICTIONARIES}/{name}").facts["weights_digest"] for name in need.names
         ]
     return found
+
+
+def _checkpoint(config: Config, member: Member, checkpoint: Checkpoint) -> Json:
+    """What identifies weights along the training of a member."""
+    own = at_checkpoint(config, member, checkpoint)
+    return {"tokens": checkpoint.tokens, "model": describe_model(own).digest(own)}
 
 
 def _tries(objects: Objects, known: Known) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from bathyscope.config import Config
 from bathyscope.pages.study_data import StudyPage
-from bathyscope.stages.studies.member import Member
+from bathyscope.stages.studies.member import Checkpoint, Member
 from bathyscope.stages.studies.member_runs import Size
 from bathyscope.values import Json
 
@@ -23,6 +23,8 @@ class Subject:
     members: tuple[Member, ...]
     readers: tuple[Member, ...] = ()
     """In a family of several tokenizers a member of each: together their corpora cut the text."""
+    checkpoints: tuple[Checkpoint, ...] = ()
+    """Weights along the training of its first member, which are measured in place of its last."""
 
 
 class Tell(Protocol):

@@ -31,7 +31,9 @@ COUNTS, POINT, SUMMARY, EXCLUDED = "counts", "point", "summary", "excluded"
 _NO_BLOCKS = "it is of no family whose blocks are known, so none can be passed by"
 
 
-def measure_waste(opened: OpenedMember, tell: Tell) -> list[Json]:
+def measure_waste(
+    opened: OpenedMember, tell: Tell, methods: Sequence[Method] = METHODS
+) -> list[Json]:
     """A row of counts, a row for each method and share, and one that sums up each method.
 
     Raises `ModelError` where the model is not in the end what it was in the beginning.
@@ -41,8 +43,8 @@ def measure_waste(opened: OpenedMember, tell: Tell) -> list[Json]:
     found = prunable(model, heads=trial.heads)
     left_out = ", ".join(found.left_out)
     rows: list[Json] = [{"kind": COUNTS, **found.counts._asdict(), "left_out": left_out}]
-    ways = _ways(opened, found, trial)
-    for number, method in enumerate(METHODS):
+    ways = _ways(opened, found, trial, methods)
+    for number, method in enumerate(methods):
         steps = ways[method.name]
         if isinstance(steps, str):
             rows.append({"kind": EXCLUDED, **_of(method), "reason": steps})
@@ -51,20 +53,23 @@ def measure_waste(opened: OpenedMember, tell: Tell) -> list[Json]:
         for step in steps:
             done.append(step)
             told = f"{method.words}, {step.share:.0%} gone"
-            tell((number + min(len(done) / 10, 1.0)) / len(METHODS), told)
+            tell((number + min(len(done) / 10, 1.0)) / len(methods), told)
         rows += _rows(opened, method, done, clean, trial)
     _check_restored(clean, trial.losses())
     per = {"measure": trial.measure, "clean_loss": clean.mean(), "documents": len(clean.counts)}
     return [{**row, **per} for row in rows]
 
 
-def _ways(opened: OpenedMember, found: Prunable, trial: Trial) -> dict[str, Iterator[Step] | str]:
+def _ways(
+    opened: OpenedMember, found: Prunable, trial: Trial, methods: Sequence[Method]
+) -> dict[str, Iterator[Step] | str]:
     """The steps of each method, or why it has none; nothing is run before it is asked for."""
     study, model = opened.config.study, opened.model.model
-    choices = block_choices(model, trial, study.seed)
+    blocks = any(method.kind == BLOCKS for method in methods)
+    choices = block_choices(model, trial, study.seed) if blocks else {}
     reason = grid_reason(found.weights)
     ways: dict[str, Iterator[Step] | str] = {}
-    for method in METHODS:
+    for method in methods:
         if method.kind == WEIGHTS:
             ways[method.name] = pruned(
                 model, found, trial, method.name, sorted(study.shares), study.seed

@@ -18,6 +18,14 @@ from bathyscope.stages.studies.member_runs import Size, rows_are_tokens, run_of
 from bathyscope.stages.studies.opened import OpenedMember
 from bathyscope.stages.studies.study import Subject, Tell
 from bathyscope.stages.studies.verdicts import Row, member_rows
+from bathyscope.stages.studies.waste.along import (
+    ALONG,
+    METHODS_ALONG,
+    measure_along,
+    subjects_along,
+)
+from bathyscope.stages.studies.waste.along_figures import plots_along, tables_along
+from bathyscope.stages.studies.waste.equal_training import at_equal_loss, at_equal_training
 from bathyscope.stages.studies.waste.figures import plots, tables
 from bathyscope.stages.studies.waste.measures import measure_waste
 from bathyscope.stages.studies.waste.methods import METHODS, ORDERS, STORED_BITS
@@ -68,6 +76,7 @@ DEFINITIONS = {
     f"{ORDERS} rotations of it.",
     "rounding": "Every prunable weight to the nearest of 2^b values, evenly spaced from the lowest "
     "to the highest of its block of 64 columns.",
+    "along": "At a checkpoint of the training (state, state_tokens); along_point: its points.",
     "trained": "False for models with their initial weights.",
 }
 SOURCES = (
@@ -86,12 +95,15 @@ def sizes(config: Config, member: Member) -> list[Size] | None:
 
 
 def subjects(config: Config, members: Sequence[Member]) -> list[Subject]:
-    """Every member by itself."""
-    return [Subject(member.name, (member,)) for member in members]
+    """Every member by itself; then, along the training, checkpoints and pairs of members."""
+    own = [Subject(member.name, (member,)) for member in members]
+    return own + subjects_along(members, text=rows_are_tokens(config))
 
 
 def measure(config: Config, subject: Subject, tell: Tell) -> list[Json]:
     """A row for each method and share of a member, and those that sum up."""
+    if subject.checkpoints:
+        return measure_along(config, subject, tell)
     [member] = subject.members
     opened = OpenedMember(run_of(config, member))
     return [{**table_row(member), **row} for row in measure_waste(opened, tell)]
@@ -100,8 +112,12 @@ def measure(config: Config, subject: Subject, tell: Tell) -> list[Json]:
 def conclude(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> StudyPage:
     """Verdicts by method and together, plots and tables."""
     found = verdicts(config, members, rows)
+    found += at_equal_training(config, members, rows)
+    found += at_equal_loss(config, members, rows)
     answers = [
-        f"{v.claim.partition(':')[0]}, {v.answer}" for v in found if v.claim.endswith(WASTE_MORE)
+        f"{v.claim.removesuffix(WASTE_MORE).strip(' :,')}, {v.answer}"
+        for v in found
+        if v.claim.endswith(WASTE_MORE)
     ]
     answer = (
         f"Larger models waste more: {'; '.join(answers) or 'not measured at three sizes'}. Yes is "
@@ -113,8 +129,8 @@ def conclude(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> 
         question=QUESTION,
         answer=answer,
         verdicts=found,
-        plots=plots(config, members, rows),
-        tables=tables(config, members, rows),
+        plots=[*plots(config, members, rows), *plots_along(config, members, rows)],
+        tables=[*tables(config, members, rows), *tables_along(config, members, rows)],
         members=member_rows(members),
         protocol=_protocol(config, rows),
         sources=SOURCES,
@@ -159,6 +175,7 @@ def _protocol(config: Config, rows: Sequence[Row]) -> list[tuple[str, str]]:
             "Least squares on ln parameters (embeddings included); groups are trained models (size "
             "and seed): drawn with replacement from 8 on, left out in turn below.",
         ),
+        *_along_told(rows),
         (
             "Together",
             "Weights, blocks and bits are three kinds. Larger models waste more only where methods "
@@ -167,3 +184,23 @@ def _protocol(config: Config, rows: Sequence[Row]) -> list[tuple[str, str]]:
     ]
     left_out = [text for method in METHODS for text in excluded(rows, method)]
     return [*told, ("Left out", " ".join(dict.fromkeys(left_out)))] if left_out else told
+
+
+def _along_told(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """How models are compared along their training, where they were."""
+    if not any(row["kind"] == ALONG for row in rows):
+        return []
+    return [
+        (
+            "Equal training",
+            "Each model between its checkpoints around the largest ratio of tokens to parameters "
+            "that all sizes of its architecture reach before their last weights, by "
+            f"{', '.join(m.words for m in METHODS_ALONG)}.",
+        ),
+        (
+            "Equal loss",
+            "Adjacent sizes of one architecture and seed: the smaller one's last weights, and the "
+            "larger one's training where it first had that loss, between the checkpoints around "
+            "it on a straight line in loss. Intervals are over pairs.",
+        ),
+    ]

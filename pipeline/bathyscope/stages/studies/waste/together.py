@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from bathyscope.config import Config
 from bathyscope.pages.study_data import Verdict
 from bathyscope.stages.studies.member import Member
-from bathyscope.stages.studies.verdicts import Row, by_architecture, training_told, trend_of
+from bathyscope.stages.studies.verdicts import (
+    Of,
+    Row,
+    by_architecture,
+    training_told,
+    trend_of,
+)
 from bathyscope.stages.studies.waste.methods import METHODS, WEIGHTS, Method
 from bathyscope.stages.studies.waste.shares import (
     SPARES_NONE,
@@ -39,40 +45,56 @@ class Shown(NamedTuple):
 
 
 def together(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> list[Verdict]:
-    """Whether larger models waste more: yes only where two kinds of removal say so, and none no.
-
-    Weights, blocks and bits are kinds; methods of one kind rank the same things, and are one voice.
-    The figure is the slope of the second strongest kind, on which the answer rests.
-    """
+    """Whether larger models waste more by their last weights, of each architecture."""
     methods = [m for m in METHODS if not m.control]
-    groups = {m.name: by_architecture(removable(members, rows, m.name)) for m in methods}
+    groups = {m: by_architecture(removable(members, rows, m.name)) for m in methods}
     verdicts = []
     for architecture in dict.fromkeys(name for found in groups.values() for name in found):
-        shown, left_out = [], []
-        for method in methods:
-            values = groups[method.name].get(architecture, [])
-            trend = trend_of(values, config)
-            if trend is None or trend.num_sizes < _FEWEST_SIZES:
-                continue
-            if spares_no_block(config, values, rows, method):
-                left_out.append(method.words)
-            else:
-                shown.append(Shown(method, trend))
-        if shown:
-            made = _verdict(architecture, shown, _controls_of_all(members, rows))
-            if seen := training_told(
-                [v.member for v in groups[shown[0].method.name][architecture]]
-            ):
+        values = {m: found.get(architecture, []) for m, found in groups.items()}
+        made = agreement(
+            config, f"{architecture}: {WASTE_MORE}", values, rows, _controls_of_all(members, rows)
+        )
+        for verdict in made:
+            known = [v.member for v in next(filter(None, values.values()))]
+            if seen := training_told(known):
                 told = "Weights that saw little text may hold little, whatever the size."
-                made = replace(made, doubt=f"{made.doubt} {seen} {told}")
-            if left_out:
-                told = f"Not counted: {', '.join(left_out)}. {SPARES_NONE}"
-                made = replace(made, doubt=f"{made.doubt} {told}")
-            verdicts.append(made)
+                verdict = replace(verdict, doubt=f"{verdict.doubt} {seen} {told}")
+            verdicts.append(verdict)
     return verdicts
 
 
-def _verdict(architecture: str, shown: Sequence[Shown], controls: str) -> Verdict:
+def agreement(
+    config: Config,
+    claim: str,
+    values: Mapping[Method, Sequence[Of]],
+    rows: Sequence[Row],
+    controls: str,
+) -> list[Verdict]:
+    """Yes only where two kinds of removal rise with the size of an architecture, and none falls.
+
+    Weights, blocks and bits are kinds; methods of one kind rank the same things, and are one voice.
+    The figure is the slope of the second strongest kind, on which the answer rests. Nothing where
+    no method has three sizes.
+    """
+    shown, left_out = [], []
+    for method, own in values.items():
+        trend = trend_of(own, config)
+        if trend is None or trend.num_sizes < _FEWEST_SIZES:
+            continue
+        if spares_no_block(config, own, rows, method):
+            left_out.append(method.words)
+        else:
+            shown.append(Shown(method, trend))
+    if not shown:
+        return []
+    made = _verdict(claim, shown, controls)
+    if left_out:
+        told = f"Not counted: {', '.join(left_out)}. {SPARES_NONE}"
+        made = replace(made, doubt=f"{made.doubt} {told}")
+    return [made]
+
+
+def _verdict(claim: str, shown: Sequence[Shown], controls: str) -> Verdict:
     """One voice per kind: its strongest method, so long as no method of any kind is against it."""
     rises = [s for s in shown if s.trend.verdict == "rises"]
     falls = [s for s in shown if s.trend.verdict == "falls"]
@@ -87,7 +109,7 @@ def _verdict(architecture: str, shown: Sequence[Shown], controls: str) -> Verdic
     if second is not None:
         unit += f", by the second strongest kind ({second.method.words})"
     return Verdict(
-        claim=f"{architecture}: {WASTE_MORE}",
+        claim=claim,
         answer=answer,
         value=None if line is None else line.estimate,
         low=None if line is None else line.low,

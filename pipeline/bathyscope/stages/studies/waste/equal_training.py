@@ -1,0 +1,122 @@
+"""Whether larger models waste more at equal training, and at equal loss: is it the size?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bathyscope.config import Config
+from bathyscope.pages.study_data import Verdict
+from bathyscope.stages.studies.equal_loss import Asked, Pair, equal_loss_verdicts, pairs_of
+from bathyscope.stages.studies.equal_training import DOUBT, at_ratios, ratio_words, ratios
+from bathyscope.stages.studies.member import Member
+from bathyscope.stages.studies.verdicts import (
+    Of,
+    Row,
+    by_architecture,
+    slope_told,
+    training_told,
+    trend_verdict,
+)
+from bathyscope.stages.studies.waste.along import METHODS_ALONG, curve_along, measured_along
+from bathyscope.stages.studies.waste.methods import Method
+from bathyscope.stages.studies.waste.shares import removable, spread_of
+from bathyscope.stages.studies.waste.together import WASTE_MORE, agreement
+
+Values = Callable[[Row], float]
+_CHANGE = (
+    "The opposite sign at more tokens per parameter, or with a learning rate that has come to its "
+    "end there."
+)
+
+
+def at_equal_training(
+    config: Config, members: Sequence[Member], rows: Sequence[Row]
+) -> list[Verdict]:
+    """At equal tokens per parameter: the methods together, then each by itself."""
+    verdicts = []
+    for name, ratio in ratios(members).items():
+        own = {m: _at(name, members, rows, m) for m in METHODS_ALONG}
+        judging = {m: values for m, values in own.items() if not m.control}
+        claim = f"{name}: at {ratio_words(ratio)}, {WASTE_MORE}"
+        controls = _controls(name, members, rows, own)
+        verdicts += agreement(config, claim, judging, rows, controls)
+        for method, values in judging.items():
+            verdicts += trend_verdict(
+                f"at {ratio_words(ratio)}, the share that {method.words} removes at "
+                f"{config.study.budget_nats:g} nats rises with the size.",
+                values,
+                config,
+                wanted="rises",
+                unit="share",
+                controls=f"Last weights{_last(config, name, members, rows, method)}; {controls}",
+                doubt=f"{_losses(name, members, rows)} {DOUBT}",
+                would_change=_CHANGE,
+            )
+    return verdicts
+
+
+def at_equal_loss(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> list[Verdict]:
+    """Whether the larger of two models of equal loss can spare more, by each method."""
+    verdicts = []
+    for method in METHODS_ALONG:
+        if method.control:
+            continue
+        asked = Asked(
+            f"the larger of two models can spare a larger share by {method.words}.",
+            "share",
+            "higher",
+            "Nothing is trained again after removal.",
+        )
+        verdicts += equal_loss_verdicts(config, asked, pairs_at_loss(members, rows, method))
+    return verdicts
+
+
+def pairs_at_loss(members: Sequence[Member], rows: Sequence[Row], method: Method) -> list[Pair]:
+    """Adjacent sizes of which the larger one was measured along its training."""
+    found = pairs_of(members, lambda member: curve_along(rows, member, method.name))
+    return [p for p in found if next(measured_along(rows, p.larger, method.name), None)]
+
+
+def _at(
+    name: str,
+    members: Sequence[Member],
+    rows: Sequence[Row],
+    method: Method,
+    value: Values = lambda row: float(row["removable"]),
+) -> list[Of]:
+    """A figure of each member of an architecture at its ratio."""
+
+    def curve(member: Member) -> list[tuple[int, float]]:
+        along = measured_along(rows, member, method.name)
+        return [(row["state_tokens"], value(row)) for row in along]
+
+    return at_ratios(members, ratios(members), curve).get(name, [])
+
+
+def _losses(name: str, members: Sequence[Member], rows: Sequence[Row]) -> str:
+    found = _at(name, members, rows, METHODS_ALONG[0], lambda row: float(row["clean_loss"]))
+    return f"Held-out losses there are {spread_of(found)} nats."
+
+
+def _controls(
+    name: str,
+    members: Sequence[Member],
+    rows: Sequence[Row],
+    own: dict[Method, list[Of]],
+) -> str:
+    told = [f"{method.words} {spread_of(values)}" for method, values in own.items() if values]
+    alike = [v.member for v in removable_of(name, members, rows, METHODS_ALONG[0])]
+    return f"{'; '.join(told)}. Last weights: {training_told(alike)}"
+
+
+def _last(
+    config: Config, name: str, members: Sequence[Member], rows: Sequence[Row], method: Method
+) -> str:
+    return slope_told(config, removable_of(name, members, rows, method))
+
+
+def removable_of(
+    name: str, members: Sequence[Member], rows: Sequence[Row], method: Method
+) -> list[Of]:
+    """The removable share of the last weights of an architecture."""
+    return by_architecture(removable(members, rows, method.name)).get(name, [])
