@@ -25,6 +25,8 @@ from bathyscope.runs.tables import from_parquet
 from bathyscope.stages import ladder as stage
 from bathyscope.stages.ladder_batches import LadderBatches
 from bathyscope.stages.ladder_models import models_of, plan_of
+from bathyscope.stages.studies.family import family_of
+from bathyscope.stages.studies.verdicts import training_told
 from bathyscope.training.language import LanguageTraining
 from bathyscope.values import HELD_OUT, TRAIN
 from support import changed, listing
@@ -314,6 +316,22 @@ def test_the_tokenizer_knows_training_text_only(
             r"tokens is 1,000,000, and the corpus has 9,600 t",
         ),
         ({"ladder__tokens": 100}, CorpusError, r"tokens is 100, less than one step of 128"),
+        (
+            {"ladder__tokens_per_parameter": 0.001},
+            CorpusError,
+            r"tokens_per_parameter is 0\.001, 0 to 0 tokens of a model, less than one step of 128",
+        ),
+        (
+            {"ladder__tokens_per_parameter": 1.0},
+            ConfigError,
+            r"=1 asks for 3\d,\d{3} tokens of llama-0\.036M-seed0, and ladder\.tokens allows "
+            r"4,000\. Ask for 0\.1\d+ at most",
+        ),
+        (
+            {"ladder__tokens_per_parameter": 20.0, "ladder__tokens": 10**6},
+            CorpusError,
+            r"tokens_per_parameter is 20, 7\d\d,\d{3} to .* ask for fewer ladder\.tokens_per_param",
+        ),
         ({"ladder__batch_items": 10**5}, CorpusError, r"a step takes 100000\. Give more text"),
         ({"ladder__rungs": []}, ConfigError, r"choose ladder=cpu or ladder=gpu"),
         ({"ladder__seeds": [0, 0]}, ConfigError, r"At least one of each is wanted, and none twice"),
@@ -336,6 +354,34 @@ def test_what_cannot_be_trained_is_refused_before_it_is(
     assert not (Path(corpus_only.url) / "ladder").exists() or not list(
         (Path(corpus_only.url) / "ladder").glob("*seed*")
     )
+
+
+def test_every_model_sees_as_many_tokens_for_each_parameter(corpus_only: Config) -> None:
+    rungs = [{**RUNG, "parameters": 18_000, "width": 16}, RUNG]
+    config = changed(
+        corpus_only,
+        ladder__families=["llama"],
+        ladder__rungs=rungs,
+        ladder__tokens_per_parameter=0.1,
+    )
+    text = said(config)
+    small, large = results(config)
+    for row in (small, large):
+        # Whole steps of 128 tokens, the nearest number.
+        assert abs(row["tokens"] - 0.1 * row["parameters"]) <= 64
+    assert f"{small['tokens']:,} to {large['tokens']:,} tokens each" in text.splitlines()[0]
+    # Each learning rate comes to its own end.
+    assert plan_of(config, models_of(config)[0]).num_steps == small["steps"]
+    assert plan_of(config, models_of(config)[1]).num_steps == large["steps"]
+    members = family_of(changed(config, family__run=config.url, study__random_models=False))
+    assert training_told(members) == ""
+
+
+def test_a_ladder_from_before_this_setting_is_still_itself(climbed: tuple[Config, str]) -> None:
+    training = stage.units(climbed[0]).identity["training"]
+    assert "tokens_per_parameter" not in training
+    config = changed(climbed[0], ladder__tokens_per_parameter=0.05)
+    assert stage.units(config).identity["training"] == {**training, "tokens_per_parameter": 0.05}
 
 
 def test_a_unit_is_a_model_and_smaller_ones_of_the_first_seed_come_first(

@@ -55,9 +55,11 @@ def table(rows: Sequence[Json]) -> str:
 def _plan(config: Config) -> str:
     models, settings = models_of(config), config.ladder
     sizes = sorted({model.rung.parameters for model in models})
-    tokens = num_steps(config) * settings.batch_items * config.data.sequence_length
+    per_step = settings.batch_items * config.data.sequence_length
+    tokens = sorted({num_steps(config, model) * per_step for model in models})
+    each = " to ".join(f"{n:,}" for n in dict.fromkeys([tokens[0], tokens[-1]])) + " tokens each"
     return (
         f"ladder     {len(models)} models: {', '.join(settings.families)} of "
         f"{', '.join(f'{size / 1e6:g}' for size in sizes)} M parameters, embeddings included, "
-        f"seeds {', '.join(map(str, settings.seeds))}; {tokens:,} tokens each"
+        f"seeds {', '.join(map(str, settings.seeds))}; {each}"
     )

@@ -17,7 +17,10 @@ class LadderConfig:
     )
     seeds: list[int] = option([0, 1], "initial weights; the order of the data is always the same")
     vocabulary: int = option(1024, "tokens of the byte-level BPE that is trained for the ladder")
-    tokens: int = positive(4_000_000, "training tokens that every model sees")
+    tokens: int = positive(4_000_000, "training tokens that every model sees, or at most may see")
+    tokens_per_parameter: float = not_negative(
+        0.0, "each model sees so many for each parameter, embeddings included; 0: ladder.tokens"
+    )
     most_epochs: int = positive(1, "passes over the training text that this may take")
     batch_items: int = positive(8, "sequences of a step")
     dtype: str = option("float32", "float32, or bfloat16 for the products; weights are float32")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
@@ -56,6 +56,8 @@ _NOT_IDENTITY = (
     "tokenizer_chars",
     "vocabulary",
 )
+_NEWER = ("tokens_per_parameter",)
+"""Identify a ladder only where they are set: ladders from before them stay what they are."""
 
 
 @dataclass
@@ -82,15 +84,21 @@ def units(config: Config) -> Work:
     models, corpus = models_of(config), Run(config.url).corpus
     settings = config.ladder
     per_epoch = LadderBatches(corpus, settings.batch_items).steps_per_epoch
-    _check_tokens(config, per_epoch)
+    steps = [num_steps(config, model) for model in models]
+    _check_tokens(config, steps, per_epoch)
     identity: Json = {
         "stage": NAME,
         "semantics": SEMANTICS,
         "corpus": digest(corpus.identity),
         "models": {m.name: [m.parameters, *vars(m.rung).values()] for m in models},
-        "training": {k: v for k, v in vars(settings).items() if k not in _NOT_IDENTITY},
+        "training": {
+            k: v
+            for k, v in vars(settings).items()
+            if k not in _NOT_IDENTITY and (v or k not in _NEWER)
+        },
     }
-    tokens = num_steps(config) * settings.batch_items * corpus.sequence_length
+    # All models together have seen as many as if each had seen the mean.
+    tokens = sum(steps) * settings.batch_items * corpus.sequence_length // len(models)
     return Work(
         NAME,
         LADDER,
@@ -220,20 +228,25 @@ def _told(model: LadderModel, state: LanguageState) -> str:
     return f"{model.name}  step {state.step}  held-out loss {held_out}"
 
 
-def _check_tokens(config: Config, steps_per_epoch: int) -> None:
+def _check_tokens(config: Config, steps: Sequence[int], steps_per_epoch: int) -> None:
     settings = config.ladder
-    steps, most = num_steps(config), settings.most_epochs * steps_per_epoch
+    most = settings.most_epochs * steps_per_epoch
     per_step = settings.batch_items * config.data.sequence_length
-    if steps < 1:
+    name, asked = "ladder.tokens", f"{settings.tokens:,}"
+    if settings.tokens_per_parameter:
+        name = "ladder.tokens_per_parameter"
+        asked = f"{settings.tokens_per_parameter:g}, {min(steps) * per_step:,} to "
+        asked += f"{max(steps) * per_step:,} tokens of a model"
+    if min(steps) < 1:
         raise CorpusError(
-            f"ladder.tokens is {settings.tokens:,}, less than one step of {per_step:,}. Give more "
-            "tokens, or a smaller ladder.batch_items."
+            f"{name} is {asked}, less than one step of {per_step:,}. Give more tokens, or a "
+            "smaller ladder.batch_items."
         )
-    if steps > most:
+    if max(steps) > most:
         raise CorpusError(
-            f"ladder.tokens is {settings.tokens:,}, and the corpus has "
+            f"{name} is {asked}, and the corpus has "
             f"{steps_per_epoch * per_step:,} training tokens in whole steps, of which "
             f"ladder.most_epochs={settings.most_epochs} makes {most * per_step:,}. Add text "
             "(data.packages, data.also=[linux_doc,nlp_corpus]; data.train_tokens bounds it), raise "
-            "ladder.most_epochs, or ask for fewer ladder.tokens."
+            f"ladder.most_epochs, or ask for fewer {name}."
         )

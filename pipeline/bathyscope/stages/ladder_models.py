@@ -67,7 +67,7 @@ def models_of(config: Config) -> list[LadderModel]:
 def plan_of(config: Config, model: LadderModel) -> LanguagePlan:
     """How that model is trained."""
     settings = config.ladder
-    steps = num_steps(config)
+    steps = num_steps(config, model)
     equal = [round(n * steps / settings.evaluations) for n in range(1, settings.evaluations + 1)]
     return LanguagePlan(
         num_steps=steps,
@@ -83,9 +83,23 @@ def plan_of(config: Config, model: LadderModel) -> LanguagePlan:
     )
 
 
-def num_steps(config: Config) -> int:
-    """Whole steps in the tokens that every model sees."""
-    return config.ladder.tokens // (config.ladder.batch_items * config.data.sequence_length)
+def num_steps(config: Config, model: LadderModel) -> int:
+    """Whole steps in the tokens that a model sees; the nearest number to a ratio.
+
+    Raises `ConfigError` where a ratio asks for more than `ladder.tokens`.
+    """
+    settings = config.ladder
+    per_step = settings.batch_items * config.data.sequence_length
+    if not settings.tokens_per_parameter:
+        return settings.tokens // per_step
+    wanted = settings.tokens_per_parameter * model.parameters
+    if wanted > settings.tokens:
+        raise ConfigError(
+            f"ladder.tokens_per_parameter={settings.tokens_per_parameter:g} asks for "
+            f"{wanted:,.0f} tokens of {model.name}, and ladder.tokens allows {settings.tokens:,}. "
+            f"Ask for {settings.tokens / model.parameters:.3g} at most, or allow more tokens."
+        )
+    return round(wanted / per_step)
 
 
 def _rung(given: dict[str, int]) -> Rung:

@@ -23,6 +23,8 @@ from bathyscope.values import Json
 Row = Mapping[str, Any]
 _OPPOSITE = {"rises": "falls", "falls": "rises"}
 _FEW_SIZES = 5
+_EQUAL = 1.05
+"""Ratio up to which models have seen as many tokens per parameter; whole steps differ a little."""
 
 
 class Of(NamedTuple):
@@ -198,10 +200,13 @@ def member_rows(members: Iterable[Member]) -> list[Json]:
 
 
 def training_told(members: Sequence[Member]) -> str:
-    """How much training goes with the size, which is a reason of its own for a trend."""
+    """How much training goes with the size, which is a reason of its own for a trend.
+
+    Empty where that is not known, or nearly the same for all.
+    """
     ordered = sorted(members, key=lambda m: m.parameters)
     known = [m.tokens / m.parameters for m in ordered if m.tokens is not None]
-    if len(known) < 2 or f"{known[0]:.3g}" == f"{known[-1]:.3g}":
+    if len(known) < 2 or max(known) < _EQUAL * min(known):
         return ""
     return f"Tokens per parameter go from {known[0]:.3g} (smallest) to {known[-1]:.3g} (largest)."
 
