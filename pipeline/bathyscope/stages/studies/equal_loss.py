@@ -51,6 +51,8 @@ class Asked(NamedTuple):
     wanted: str
     """`lower` or `higher`: the value of the larger one if the claim holds."""
     doubt: str = ""
+    control: tuple[str, Sequence[Pair]] | None = None
+    """What else was measured of the same pairs, in words, and these."""
 
 
 def adjacent(members: Sequence[Member]) -> list[tuple[Member, Member]]:
@@ -163,20 +165,25 @@ def _verdict(config: Config, asked: Asked, name: str, pairs: Sequence[Pair]) -> 
         low=none if line is None else line.low,
         high=none if line is None else line.high,
         unit=f"{asked.unit}, larger less smaller, per tenfold parameters",
-        controls=_controls(pairs),
+        controls=_controls(config, asked, pairs),
         doubt=" ".join(filter(None, [asked.doubt, _doubt(pairs)])),
         would_change="The opposite sign with checkpoints so dense that none is interpolated, and "
         "a constant learning rate.",
     )
 
 
-def _controls(pairs: Sequence[Pair]) -> str:
+def _controls(config: Config, asked: Asked, pairs: Sequence[Pair]) -> str:
     final = [p.final_difference / p.decades for p in pairs]
     initial = [p.initial_difference / p.decades for p in pairs if p.initial_difference is not None]
     told = f"Per tenfold parameters: final weights, which differ in loss, {np.mean(final):.3g}"
     if initial:
         told += f"; initial weights, thus size alone, {np.mean(initial):.3g}"
-    return f"{told}.".replace(" -", " −")
+    words, others = asked.control or ("", [])
+    name = pairs[0].small.architecture
+    line = per_decade([p for p in others if p.small.architecture == name], config)
+    if line is not None:
+        told += f"; at equal loss, {words} {line.estimate:.3g} [{line.low:.3g}, {line.high:.3g}]"
+    return f"{told}.".replace(" -", " −").replace("[-", "[−")
 
 
 def _doubt(pairs: Sequence[Pair]) -> str:

@@ -185,6 +185,7 @@ def test_at_equal_loss_the_larger_model_is_younger() -> None:
     assert magnitude.value == pytest.approx(wanted)
     assert magnitude.answer == "yes"
     assert "4 of 4 pairs" in magnitude.doubt
+    assert "at equal loss, removing random weights 0 [0, 0]" in magnitude.controls
     # A larger model that was measured at its last weights alone is in no pair.
     last = [r for r in given if r["kind"] == "summary"]
     assert at_equal_loss(Config(), members(), last) == []

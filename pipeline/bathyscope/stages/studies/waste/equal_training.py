@@ -58,14 +58,17 @@ def at_equal_training(
 def at_equal_loss(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> list[Verdict]:
     """Whether the larger of two models of equal loss can spare more, by each method."""
     verdicts = []
+    [control] = [m for m in METHODS_ALONG if m.control]
+    chance = (control.words, pairs_at_loss(members, rows, control))
     for method in METHODS_ALONG:
-        if method.control:
+        if method == control:
             continue
         asked = Asked(
             f"the larger of two models can spare a larger share by {method.words}.",
             "share",
             "higher",
             "Nothing is trained again after removal.",
+            chance,
         )
         verdicts += equal_loss_verdicts(config, asked, pairs_at_loss(members, rows, method))
     return verdicts
@@ -105,17 +108,17 @@ def _controls(
     own: dict[Method, list[Of]],
 ) -> str:
     told = [f"{method.words} {spread_of(values)}" for method, values in own.items() if values]
-    alike = [v.member for v in removable_of(name, members, rows, METHODS_ALONG[0])]
+    alike = [v.member for v in _removable(name, members, rows, METHODS_ALONG[0])]
     return f"{'; '.join(told)}. Last weights: {training_told(alike)}"
 
 
 def _last(
     config: Config, name: str, members: Sequence[Member], rows: Sequence[Row], method: Method
 ) -> str:
-    return slope_told(config, removable_of(name, members, rows, method))
+    return slope_told(config, _removable(name, members, rows, method))
 
 
-def removable_of(
+def _removable(
     name: str, members: Sequence[Member], rows: Sequence[Row], method: Method
 ) -> list[Of]:
     """The removable share of the last weights of an architecture."""
