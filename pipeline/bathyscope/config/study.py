@@ -14,13 +14,17 @@ class FamilyConfig:
 
     A listed model has a name and what `model` takes: path, or repo and revision, or factory,
     arguments and weights. It may have architecture, seed, tokens, hook, and checkpoints: a list,
-    each with a name, its training tokens, and a path or a revision.
+    each with a name, its training tokens, and a path or a revision; or steps, tokens_per_step, and
+    a path or revision that holds {step}.
     """
 
     kind: str = option("ladder", "ladder, or members: models that are listed")
     run: str | None = option(None, "run of the ladder (kind ladder)")
     models: list[str] = option([], "names or patterns such as llama-*; none takes all")
     checkpoints: bool = option(True, "also read checkpoints along the training, where there are")
+    most_checkpoints: int = not_negative(
+        0, "checkpoints of a model at most, at equal ratios of tokens; 0 takes all there are"
+    )
     members: list[dict[str, Any]] = option(
         [],
         "models, each with a name, a path, repo or factory, and more (kind members)",

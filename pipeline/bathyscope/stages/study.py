@@ -206,9 +206,16 @@ def _inputs(config: Config, study: Study, member: Member) -> Json:
 
 
 def _checkpoint(config: Config, member: Member, checkpoint: Checkpoint) -> Json:
-    """What identifies weights along the training of a member."""
+    """What identifies weights along the training of a member.
+
+    Of a hub its name for them, so that none of 154 is fetched before it is read.
+    """
+    found: Json = {"tokens": checkpoint.tokens}
+    model = checkpoint.model
+    if model.kind == "hub":
+        return {**found, "repo": model.repo, "revision": model.revision}
     own = at_checkpoint(config, member, checkpoint)
-    return {"tokens": checkpoint.tokens, "model": describe_model(own).digest(own)}
+    return {**found, "model": describe_model(own).digest(own)}
 
 
 def _tries(objects: Objects, known: Known) -> int:

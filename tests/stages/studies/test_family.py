@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import pytest
 
 from bathyscope.commands.study import study
-from bathyscope.config import Config
+from bathyscope.config import Config, ModelConfig
 from bathyscope.errors import ConfigError, CorpusError, MissingArtifact
-from bathyscope.stages.studies.family import corpus_run, family_of, sequence_length, table_row
+from bathyscope.stages.studies.family import (
+    corpus_run,
+    family_of,
+    sequence_length,
+    table_row,
+    thinned,
+)
+from bathyscope.stages.studies.member import Checkpoint
 from bathyscope.stages.studies.member_runs import Size, run_of, width_of, with_dictionary
 from bathyscope.stages.studies.protocols import sizes_at_equal_ratio, sizes_of
+from studied import rows_of, said
+from support import changed
 
 Make = Callable[..., Config]
 
@@ -110,3 +122,107 @@ def test_listed_members_are_any_models(tiny_study: Make, tiny_model: Path) -> No
         family_of(
             tiny_study("dictionary_scaling", family__kind="members", family__members=[given, given])
         )
+
+
+PYTHIA = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, {"first": 1000, "last": 143_000, "every": 1000}]
+
+
+def listed(tiny_study: Make, tiny_model: Path, **given: Any) -> Config:
+    member = {"name": "a", "path": str(tiny_model), "seed": 0, "tokens": 10**12, **given}
+    return tiny_study("superposition", family__kind="members", family__members=[member])
+
+
+def test_checkpoints_are_listed_by_their_steps(tiny_study: Make, tiny_model: Path) -> None:
+    given = {"steps": PYTHIA, "tokens_per_step": 2**21, "revision": "step{step}"}
+    [member] = family_of(
+        changed(listed(tiny_study, tiny_model, checkpoints=given), study__random_models=False)
+    )
+    assert len(member.checkpoints) == 154
+    assert member.checkpoints[3].name == "step4"
+    assert member.checkpoints[3].tokens == 4 * 2**21
+    assert member.checkpoints[-1].model.revision == "step143000"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"steps": [1], "tokens_per_step": 2, "path": "{step}-{seed}"},
+            "one of path and revision",
+        ),
+        (
+            {"steps": [1], "revision": "step{step}"},
+            r"steps, tokens_per_step and one of path and rev",
+        ),
+        (
+            {"steps": [1], "tokens_per_step": 2, "revision": "main"},
+            r"one of path and revision, which holds \{step\}",
+        ),
+        (
+            {"steps": [1], "tokens_per_step": 2, "revision": "{step}", "path": "{step}"},
+            "one of path and revision",
+        ),
+        (
+            {"steps": [{"first": 1, "last": 9}], "tokens_per_step": 2, "path": "{step}"},
+            "Wanted first, last and every, from 1 on",
+        ),
+        (
+            {
+                "steps": [{"first": 1, "last": 9, "every": 0}],
+                "tokens_per_step": 2,
+                "path": "{step}",
+            },
+            "Wanted first, last and every, from 1 on",
+        ),
+    ],
+)
+def test_steps_that_cannot_be_read_are_refused(
+    tiny_study: Make, tiny_model: Path, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        family_of(listed(tiny_study, tiny_model, checkpoints=given))
+
+
+def test_at_most_so_many_checkpoints_at_equal_ratios() -> None:
+    steps = [0, *(2**n for n in range(10)), *range(1000, 144_000, 1000)]
+    every = [Checkpoint(f"step{s}", s, ModelConfig()) for s in steps]
+    chosen = [c.tokens for c in thinned(every, 8)]
+    # First weights, then ratios of 143,000^(1/6) = 7.2 from 1 on, to the nearest there is.
+    assert chosen == [0, 1, 8, 64, 512, 3000, 20_000, 143_000]
+    assert thinned(every, 200) == tuple(every)
+    assert [c.tokens for c in thinned(every, 1)] == [0, 1, 143_000]
+    assert [c.tokens for c in thinned(every[1:], 2)] == [1, 143_000]
+    assert thinned((), 5) == ()
+
+
+def test_revisions_of_a_hub_repository_are_weights_along_a_training(
+    tiny_study: Make, tiny_ladder: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Branches of a repository as the hub's own cache keeps them, read without a network."""
+    source = Path(tiny_ladder.url) / "ladder" / "llama-0.013M-seed0"
+    kept = tmp_path / "hub" / "models--someone--tiny"
+    branches = {"main": "final", "step00": "step-000000", "step06": "step-000006"}
+    for number, (branch, folder) in enumerate(branches.items()):
+        commit = f"{number}" * 40
+        shutil.copytree(source / folder, kept / "snapshots" / commit)
+        (kept / "refs").mkdir(exist_ok=True)
+        (kept / "refs" / branch).write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    config = tiny_study(
+        "superposition",
+        family__kind="members",
+        family__members=[{
+            "name": "tiny", "architecture": "llama", "repo": "someone/tiny", "revision": "main",
+            "seed": 0, "tokens": 4000, "checkpoints":
+            {"revision": "step{step:02d}", "tokens_per_step": 128, "steps": [0, 6]},
+        }],
+    )  # fmt: skip
+    assert [m.name for m in family_of(config)] == ["tiny", "tiny-untrained"]
+    whole, text = said(config)
+    assert whole, text
+    rows = [r for r in rows_of(config) if r["member"] == "tiny" and r["kind"] == "activations"]
+    assert [(r["state"], r["state_tokens"]) for r in rows] == [
+        ("final", 4000), ("step0", 0), ("step6", 768),
+    ]  # fmt: skip
+    assert rows[0]["loss"] < rows[2]["loss"] < rows[1]["loss"]

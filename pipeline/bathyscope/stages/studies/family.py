@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
+
+import numpy as np
 
 from bathyscope.config import Config, ModelConfig
 from bathyscope.errors import ConfigError
@@ -42,6 +44,10 @@ def family_of(config: Config) -> list[Member]:
     found.sort(key=lambda m: (m.architecture, m.parameters, m.seed or 0))
     if not settings.checkpoints:
         found = [replace(member, checkpoints=()) for member in found]
+    if settings.most_checkpoints:
+        found = [
+            replace(m, checkpoints=thinned(m.checkpoints, settings.most_checkpoints)) for m in found
+        ]
     return found + (_untrained(found) if config.study.random_models else [])
 
 
@@ -59,6 +65,22 @@ def sequence_length(config: Config) -> int:
     if config.family.kind == "ladder":
         return Run(_ladder_run(config)).corpus.sequence_length
     return config.data.sequence_length
+
+
+def thinned(checkpoints: Sequence[Checkpoint], most: int) -> tuple[Checkpoint, ...]:
+    """At most so many: first weights, and those nearest to equal ratios of tokens after them.
+
+    The first and the last after them are always among them, so there are three at least.
+    """
+    first = [c for c in checkpoints if c.tokens == 0]
+    later = sorted((c for c in checkpoints if c.tokens > 0), key=lambda c: c.tokens)
+    places = max(most - len(first), 2)
+    if len(later) <= places:
+        return (*first, *later)
+    logs = np.log([c.tokens for c in later])
+    wanted = np.linspace(logs[0], logs[-1], places)
+    chosen = sorted({int(np.abs(logs - each).argmin()) for each in wanted})
+    return (*first, *(later[i] for i in chosen))
 
 
 def _untrained(members: list[Member]) -> list[Member]:

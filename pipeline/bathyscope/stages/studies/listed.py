@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -42,8 +42,53 @@ def _member(config: Config, given: dict[str, Any]) -> Member:
         tokens=given.get("tokens"),
         model=model,
         hook=given.get("hook"),
-        checkpoints=tuple(_checkpoint(own, c) for c in given.get("checkpoints") or ()),
+        checkpoints=tuple(_checkpoint(own, c) for c in _each(given.get("checkpoints") or ())),
     )
+
+
+def _each(given: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Checkpoints one by one; a mapping with `steps` stands for one of each step.
+
+    {revision: step{step}, tokens_per_step: 2097152, steps: [0, 1, {first: 1000, last: 143000,
+    every: 1000}]}, with path in place of revision for folders, as in path: mine/step-{step:06d}.
+    """
+    if not isinstance(given, Mapping):
+        return list(given)
+    places = [key for key in ("path", "revision") if key in given]
+    template = str(given[places[0]]) if len(places) == 1 else ""
+    if set(given) != {*places, "steps", "tokens_per_step"} or not _names_steps(template):
+        raise ConfigError(
+            f"Checkpoints of family.members are {dict(given)}. A list of checkpoints is wanted, or "
+            "steps, tokens_per_step and one of path and revision, which holds {step}."
+        )
+    steps = sorted({step for entry in given["steps"] for step in _steps(entry)})
+    return [
+        {
+            "name": f"step{step}",
+            "tokens": step * int(given["tokens_per_step"]),
+            places[0]: template.format(step=step),
+        }
+        for step in steps
+    ]
+
+
+def _names_steps(template: str) -> bool:
+    """Whether each step has a name of its own."""
+    try:
+        return template.format(step=0) != template.format(step=1)
+    except (KeyError, IndexError, ValueError):
+        return False
+
+
+def _steps(entry: int | Mapping[str, int]) -> Sequence[int]:
+    """One step, or those from `first` to `last`."""
+    if not isinstance(entry, Mapping):
+        return [int(entry)]
+    if set(entry) != {"first", "last", "every"} or entry["every"] < 1:
+        raise ConfigError(
+            f"Steps of checkpoints are {dict(entry)}. Wanted first, last and every, from 1 on."
+        )
+    return range(entry["first"], entry["last"] + 1, entry["every"])
 
 
 def _checkpoint(config: Config, given: Mapping[str, Any]) -> Checkpoint:
