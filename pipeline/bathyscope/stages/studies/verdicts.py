@@ -39,6 +39,14 @@ def judged(members: Iterable[Member]) -> list[Member]:
     return [m for m in members if m.trained and not m.overfitted]
 
 
+def first_seed(members: Iterable[Member]) -> list[Member]:
+    """Of each architecture the models of its first seed."""
+    found, seeds = list(members), dict[str, int | None]()
+    for member in found:
+        seeds.setdefault(member.architecture, member.seed)
+    return [m for m in found if m.seed == seeds[m.architecture]]
+
+
 def means(
     members: Iterable[Member], rows: Sequence[Row], key: str, where: Callable[[Row], bool]
 ) -> list[Of]:

@@ -10,7 +10,14 @@ from bathyscope.pages.study_data import Plot
 from bathyscope.stages.studies.member import Member
 from bathyscope.stages.studies.superposition.measures import FINAL
 from bathyscope.stages.studies.superposition.quantities import Quantity, curve_of
-from bathyscope.stages.studies.verdicts import Of, Row, judged, means, size_series
+from bathyscope.stages.studies.verdicts import (
+    Of,
+    Row,
+    first_seed,
+    judged,
+    means,
+    size_series,
+)
 
 PARAMETERS = "parameters, embeddings included"
 OVERLAP = "mean squared overlap × width"
@@ -47,7 +54,7 @@ def _unembedding(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
     kind, key = of("unembedding_centred"), "overlap_times_width"
     series = size_series(means(trained, rows, key, kind))
     series += size_series(means(untrained, rows, key, kind), "without training", colour=2)
-    first = _first_seed(trained)
+    first = first_seed(trained)
     weighted = means(first, rows, key, of("unembedding_frequency"))
     series += size_series(weighted, "weighted by token frequency", colour=4)
     alike = _first(members)
@@ -119,7 +126,7 @@ def _along_training(members: Sequence[Member], rows: Sequence[Row], quantity: Qu
     sizes = sorted({m.parameters for m in trained})
     kinds = list(dict.fromkeys(m.architecture for m in trained))
     series = []
-    for member in _first_seed(trained):
+    for member in first_seed(trained):
         curve = curve_of(member, rows, quantity)
         if curve:
             number = sizes.index(member.parameters)
@@ -145,7 +152,7 @@ def _by_depth(members: Sequence[Member], rows: Sequence[Row]) -> Plot:
     sizes = sorted({m.parameters for m in trained})
     kinds = list(dict.fromkeys(m.architecture for m in trained))
     series = []
-    for member in _first_seed(trained):
+    for member in first_seed(trained):
         own = [r for r in rows if r["member"] == member.name and of("depth")(r)]
         own.sort(key=lambda r: r["layer"])
         if own:
@@ -179,18 +186,10 @@ def _with_errors(series: Sequence[Series], rows: Sequence[Row], key: str) -> lis
     return found
 
 
-def _first_seed(members: Sequence[Member]) -> list[Member]:
-    """Of each architecture the models of its first seed."""
-    seeds: dict[str, int | None] = {}
-    for member in members:
-        seeds.setdefault(member.architecture, member.seed)
-    return [m for m in members if m.seed == seeds[m.architecture]]
-
-
 def _first(members: Sequence[Member]) -> list[Member]:
     """The first seed of the architecture of the most sizes, of which controls are drawn."""
     alike: dict[str, list[Member]] = {}
-    for member in _first_seed(judged(members)):
+    for member in first_seed(judged(members)):
         alike.setdefault(member.architecture, []).append(member)
     return max(alike.values(), key=len, default=[])
 

@@ -9,7 +9,7 @@ from bathyscope.pages.series import Series
 from bathyscope.pages.study_data import Plot, Table
 from bathyscope.stages.studies.equal_loss import pairs_table
 from bathyscope.stages.studies.member import Member
-from bathyscope.stages.studies.verdicts import Row, judged
+from bathyscope.stages.studies.verdicts import Row, first_seed, judged
 from bathyscope.stages.studies.waste.along import METHODS_ALONG, measured_along
 from bathyscope.stages.studies.waste.equal_training import pairs_at_loss
 from bathyscope.stages.studies.waste.measures import SUMMARY
@@ -37,7 +37,7 @@ def _plot(config: Config, members: Sequence[Member], rows: Sequence[Row], method
     sizes = sorted({m.parameters for m in trained})
     kinds = list(dict.fromkeys(m.architecture for m in trained))
     series = []
-    for member in trained:
+    for member in first_seed(trained):
         own = list(measured_along(rows, member, method.name))
         if not own or member.tokens is None:
             continue
@@ -63,7 +63,7 @@ def _plot(config: Config, members: Sequence[Member], rows: Sequence[Row], method
         f"share removable at {config.study.budget_nats:g} nats",
         series,
         note="Models are at equal training on a vertical line. The last point of each is that of "
-        "its last weights. Bars are 95 % intervals over documents.",
+        "its last weights. First seed; bars are 95 % intervals over documents.",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from bathyscope.config import Config
 from bathyscope.pages.study_data import Verdict
@@ -39,8 +40,11 @@ def at_equal_training(
         judging = {m: values for m, values in own.items() if not m.control}
         claim = f"{name}: at {ratio_words(ratio)}, {WASTE_MORE}"
         controls = _controls(name, members, rows, own)
-        verdicts += agreement(config, claim, judging, rows, controls)
+        for verdict in agreement(config, claim, judging, rows, _upper(controls)):
+            doubt = f"{verdict.doubt} {_losses(name, members, rows)} {DOUBT}"
+            verdicts.append(replace(verdict, doubt=doubt))
         for method, values in judging.items():
+            slope = slope_told(config, _removable(name, members, rows, method))
             verdicts += trend_verdict(
                 f"at {ratio_words(ratio)}, the share that {method.words} removes at "
                 f"{config.study.budget_nats:g} nats rises with the size.",
@@ -48,7 +52,7 @@ def at_equal_training(
                 config,
                 wanted="rises",
                 unit="share",
-                controls=f"Last weights{_last(config, name, members, rows, method)}; {controls}",
+                controls=f"Trend of last weights{slope}; {controls}",
                 doubt=f"{_losses(name, members, rows)} {DOUBT}",
                 would_change=_CHANGE,
             )
@@ -109,13 +113,11 @@ def _controls(
 ) -> str:
     told = [f"{method.words} {spread_of(values)}" for method, values in own.items() if values]
     alike = [v.member for v in _removable(name, members, rows, METHODS_ALONG[0])]
-    return f"{'; '.join(told)}. Last weights: {training_told(alike)}"
+    return f"shares there {'; '.join(told)}. Of last weights: {training_told(alike)}"
 
 
-def _last(
-    config: Config, name: str, members: Sequence[Member], rows: Sequence[Row], method: Method
-) -> str:
-    return slope_told(config, _removable(name, members, rows, method))
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _removable(

@@ -114,6 +114,8 @@ def conclude(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> 
     found = verdicts(config, members, rows)
     found += at_equal_training(config, members, rows)
     found += at_equal_loss(config, members, rows)
+    # All methods together come first, of last weights and at equal training.
+    found.sort(key=lambda verdict: not verdict.claim.endswith(WASTE_MORE))
     answers = [
         f"{v.claim.removesuffix(WASTE_MORE).strip(' :,')}, {v.answer}"
         for v in found
