@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from bathyscope.errors import FitError, NonFiniteError
-from bathyscope.studies.fits import fit_chinchilla, fit_intervals, fit_joint, fit_power_law
+from bathyscope.studies.fits import (
+    fit_chinchilla,
+    fit_damage,
+    fit_intervals,
+    fit_joint,
+    fit_power_law,
+)
 
 CHINCHILLA = {"A": 406.4, "alpha": 0.34, "B": 410.7, "beta": 0.28, "E": 1.69}
 JOINT = {
@@ -64,6 +70,40 @@ def test_the_constants_of_the_joint_law_come_back():
     assert fit.predict(1e6, 32) == pytest.approx([0.357], abs=5e-4)
     assert joint_loss(1e6, 32) == pytest.approx(0.357, abs=5e-4)
     assert fit.starts.agree
+
+
+def test_the_constants_of_damage_come_back():
+    d, n, share = grid(np.geomspace(1e5, 4e6, 4), np.geomspace(8e4, 1e6, 5), np.array([0.5, 0.7]))
+    ended = d > 3e6
+    rise = 0.01 * d**0.5 / n**0.3 * np.exp(6 * share) * np.where(ended, 1.5, 1)
+    wanted = {"C": 0.01, "gamma_D": 0.5, "gamma_N": 0.3, "kappa": 6.0, "epsilon": math.log(1.5)}
+    fit = fit_damage(d, n, share, ended, rise)
+
+    assert fit.parameters == pytest.approx(wanted, rel=1e-6)
+    assert fit.starts.agree
+    # Twice the tokens of twice the parameters cost 2^(0.5 - 0.3) times as much.
+    ratio = fit.predict(2e6, 2e5, 0.5, 1) / fit.predict(1e6, 1e5, 0.5, 1)
+    assert ratio == pytest.approx([2**0.2])
+    assert fit.predict(1e6, 1e5, 0.5, 2) == pytest.approx(1.5 * fit.predict(1e6, 1e5, 0.5, 1))
+    noisy = fit_damage(d, n, share, ended, rise * noise(len(d), 0.1))
+    assert noisy.parameters["gamma_D"] == pytest.approx(0.5, abs=0.1)
+    assert noisy.parameters["gamma_N"] == pytest.approx(0.3, abs=0.1)
+
+
+def test_damage_at_one_number_of_tokens_does_not_say_what_training_does():
+    n, share = grid(np.geomspace(8e4, 1e6, 5), np.array([0.5, 0.7]))
+    rise = n**-0.3 * np.exp(6 * share)
+    half = np.arange(len(n)) % 3 == 0
+    for tokens, ended in (
+        (np.full(len(n), 4e6), half),
+        # In proportion to parameters: trained alike, so only the difference is known.
+        (20 * n, half),
+        # Nothing but last weights, or none.
+        (n**0.5, np.ones(len(n))),
+        (n**0.5, np.zeros(len(n))),
+    ):
+        with pytest.raises(FitError, match="cannot tell apart C, gamma_D, gamma_N, kappa, epsilon"):
+            fit_damage(tokens, n, share, ended, rise)
 
 
 def test_the_constants_of_loss_against_compute_come_back():

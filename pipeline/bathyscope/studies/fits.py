@@ -1,4 +1,4 @@
-"""Fits scaling laws: power law with an irreducible part, Chinchilla, loss of dictionaries L(n, k).
+"""Fits scaling laws: powers with an irreducible part, Chinchilla, L(n, k), damage by removal.
 
 All by Huber loss on log residuals from many starts (`robust.py`); the formulas are in `laws.py`.
 """
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from bathyscope.errors import FitError
 from bathyscope.studies.intervals import Intervals, Rows, bootstrap
-from bathyscope.studies.laws import CHINCHILLA, JOINT, POWER_LAW, PURE_POWER_LAW, Law
+from bathyscope.studies.laws import CHINCHILLA, DAMAGE, JOINT, POWER_LAW, PURE_POWER_LAW, Law
 from bathyscope.studies.points import Floats, columns, positive
 from bathyscope.studies.robust import DELTA, Problem, descend, grid_starts, huber, scaled
 from bathyscope.values import Json
@@ -142,6 +142,25 @@ def fit_joint(
     Arguments and errors as `fit_power_law`.
     """
     return _fit(_points(JOINT, (latents, k), loss, weights, delta))
+
+
+def fit_damage(
+    tokens: ArrayLike,
+    parameters: ArrayLike,
+    share: ArrayLike,
+    ended: ArrayLike,
+    rise: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    delta: float = DELTA,
+) -> Fit:
+    """Fit δ = C D^γ_D N^-γ_N exp(κ s + ε [ended]), the rise of the loss with a share s gone.
+
+    0 < s; `ended` says of which points the learning rate has come to its end. Arguments and errors
+    as `fit_power_law`; for bits the form is that of Kumar et al. 2024.
+    """
+    last = 1.0 + np.asarray(ended, dtype=bool)
+    return _fit(_points(DAMAGE, (tokens, parameters, share, last), rise, weights, delta))
 
 
 def fit_intervals(

@@ -111,6 +111,11 @@ def _k_alone(logs: Logs) -> list[Floats]:
     return [logs[1]]
 
 
+def _damage(logs: Logs) -> list[Floats]:
+    tokens, parameters, share, ended = logs
+    return [tokens, -parameters, np.exp(share), np.exp(ended) - 1]
+
+
 _EXPONENTS = (-0.3, 0.03, 0.1, 0.2, 0.35, 0.6, 1.0, 2.0)
 _PAIRS = (0.05, 0.15, 0.3, 0.5, 0.8, 1.2)
 _POWER = Term(("A", "alpha"), _falling_first, (_EXPONENTS,))
@@ -144,3 +149,21 @@ JOINT = Law(
     ),
 )
 """Reconstruction loss of TopK dictionaries against latents n and k (Gao et al. 2024)."""
+DAMAGE = Law(
+    "C D^gamma_D N^-gamma_N exp(kappa s + epsilon (e - 1))",
+    ("D", "N", "s", "e"),
+    (
+        Term(
+            ("C", "gamma_D", "gamma_N", "kappa", "epsilon"),
+            _damage,
+            ((0.0, 0.5), (0.0, 0.5), (5.0, 15.0), (0.0,)),
+        ),
+    ),
+)
+"""What the loss rises by when a share s of the weights or of their bits is gone.
+
+With s = 1 - P / 16 it is the law of Kumar et al. (2024, arXiv:2411.04330) for rounding to P bits
+after training, whose exp(-P / gamma) has gamma = 16 / kappa. Training tokens D and parameters N
+enter by themselves, so that size and training are told apart; e is 2 for weights whose learning
+rate has come to its end, and 1 before.
+"""

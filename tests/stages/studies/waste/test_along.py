@@ -157,7 +157,10 @@ def test_a_trend_that_is_one_of_training_is_none_at_equal_training() -> None:
     assert together.value == pytest.approx(0, abs=1e-9)
     assert [v.value for v in each] == pytest.approx([0, 0], abs=1e-9)
     # Per tenfold parameters the last weights see ln 10 fewer tokens for each of them.
-    assert f"Trend of last weights (+{0.05 * math.log(10):.3g} per tenfold parameters)" in each[0].controls
+    assert (
+        f"Trend of last weights (+{0.05 * math.log(10):.3g} per tenfold parameters)"
+        in each[0].controls
+    )
     assert "Tokens per parameter go from 1.02e+03 (smallest) to 16 (largest)" in each[0].controls
     page = conclude(Config(), members(), given)
     assert "m, not shown" not in page.answer.replace("m: at 4 tokens per parameter, not shown", "")

@@ -25,6 +25,7 @@ from bathyscope.stages.studies.waste.along import (
     subjects_along,
 )
 from bathyscope.stages.studies.waste.along_figures import plots_along, tables_along
+from bathyscope.stages.studies.waste.damage import damage_laws
 from bathyscope.stages.studies.waste.equal_training import at_equal_loss, at_equal_training
 from bathyscope.stages.studies.waste.figures import plots, tables
 from bathyscope.stages.studies.waste.measures import measure_waste
@@ -86,6 +87,9 @@ SOURCES = (
     "Gromov et al. 2024, The Unreasonable Ineffectiveness of the Deeper Layers, arXiv:2403.17887.",
     "Men et al. 2024, ShortGPT, arXiv:2403.03853: Block Influence.",
     "Dettmers and Zettlemoyer 2023, The case for 4-bit precision, arXiv:2212.09720.",
+    "Hoffmann et al. 2022, arXiv:2203.15556: tokens per parameter.",
+    "Kumar et al. 2024, Scaling Laws for Precision, arXiv:2411.04330: rounding costs more the more "
+    "tokens a model has read, and less the larger it is.",
 )
 
 
@@ -114,6 +118,8 @@ def conclude(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> 
     found = verdicts(config, members, rows)
     found += at_equal_training(config, members, rows)
     found += at_equal_loss(config, members, rows)
+    apart, fits = damage_laws(config, members, rows)
+    found += apart
     # All methods together come first, of last weights and at equal training.
     found.sort(key=lambda verdict: not verdict.claim.endswith(WASTE_MORE))
     answers = [
@@ -131,6 +137,7 @@ def conclude(config: Config, members: Sequence[Member], rows: Sequence[Row]) -> 
         question=QUESTION,
         answer=answer,
         verdicts=found,
+        fits=fits,
         plots=[*plots(config, members, rows), *plots_along(config, members, rows)],
         tables=[*tables(config, members, rows), *tables_along(config, members, rows)],
         members=member_rows(members),
@@ -198,6 +205,12 @@ def _along_told(rows: Sequence[Row]) -> list[tuple[str, str]]:
             "Each model between its checkpoints around the largest ratio of tokens to parameters "
             "that all sizes of its architecture reach before their last weights, by "
             f"{', '.join(m.words for m in METHODS_ALONG)}.",
+        ),
+        (
+            "Size and training apart",
+            "One law for all weights and shares of a method: the rise in nats against training "
+            "tokens and parameters, embeddings included; rises whose interval holds 0 are left "
+            "out.",
         ),
         (
             "Equal loss",
