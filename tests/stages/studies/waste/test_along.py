@@ -173,6 +173,14 @@ def test_a_trend_that_is_one_of_size_stays() -> None:
     assert together.value == pytest.approx(0.1)
     assert [v.answer for v in each] == ["yes", "yes"]
     assert "removing random weights 0.01" in together.controls
+    assert "learned so little" not in together.doubt
+    young = [
+        r | {"removable": 0.4} if r["method"] == "random_weights" and r["kind"] == "along" else r
+        for r in given
+    ]
+    together, *each = at_equal_training(Config(), members(), young)
+    for verdict in (together, *each):
+        assert "random weights can go too, up to 40%: what they spare is not waste" in verdict.doubt
 
 
 def test_at_equal_loss_the_larger_model_is_younger() -> None:

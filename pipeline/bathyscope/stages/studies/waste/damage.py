@@ -191,8 +191,8 @@ def _told(title: str, law: Damage | str) -> Fit:
 
 
 def _residuals(law: Damage) -> str:
-    sizes = np.abs(law.fitted.residuals)
+    off = np.exp(np.abs(law.fitted.residuals))
     return (
-        f"{law.fitted.num_points} points lie within {100 * float(np.median(sizes)):.0f} % of the "
-        f"law by the median, {100 * float(sizes.max()):.0f} % at most, in logarithms."
+        f"Half of {law.fitted.num_points} points lie within a factor of "
+        f"{float(np.median(off)):.3g} of the law, the worst off by {float(off.max()):.3g}."
     )

@@ -23,6 +23,8 @@ from bathyscope.stages.studies.waste.methods import Method
 from bathyscope.stages.studies.waste.shares import removable, spread_of
 from bathyscope.stages.studies.waste.together import WASTE_MORE, agreement
 
+_MUCH_AT_RANDOM = 0.1
+"""Share of random weights whose removal within the budget says that little was learned."""
 Values = Callable[[Row], float]
 _CHANGE = (
     "The opposite sign at more tokens per parameter, or with a learning rate that has come to its "
@@ -40,9 +42,9 @@ def at_equal_training(
         judging = {m: values for m, values in own.items() if not m.control}
         claim = f"{name}: at {ratio_words(ratio)}, {WASTE_MORE}"
         controls = _controls(name, members, rows, own)
+        doubt = f"{_losses(name, members, rows)} {_learned(own)}{DOUBT}"
         for verdict in agreement(config, claim, judging, rows, _upper(controls)):
-            doubt = f"{verdict.doubt} {_losses(name, members, rows)} {DOUBT}"
-            verdicts.append(replace(verdict, doubt=doubt))
+            verdicts.append(replace(verdict, doubt=f"{verdict.doubt} {doubt}"))
         for method, values in judging.items():
             slope = slope_told(config, _removable(name, members, rows, method))
             verdicts += trend_verdict(
@@ -53,7 +55,7 @@ def at_equal_training(
                 wanted="rises",
                 unit="share",
                 controls=f"Trend of last weights{slope}; {controls}",
-                doubt=f"{_losses(name, members, rows)} {DOUBT}",
+                doubt=doubt,
                 would_change=_CHANGE,
             )
     return verdicts
@@ -103,6 +105,17 @@ def _at(
 def _losses(name: str, members: Sequence[Member], rows: Sequence[Row]) -> str:
     found = _at(name, members, rows, METHODS_ALONG[0], lambda row: float(row["clean_loss"]))
     return f"Held-out losses there are {spread_of(found)} nats."
+
+
+def _learned(own: dict[Method, list[Of]]) -> str:
+    """A doubt where some models have learned so little that anything may go."""
+    chance = [v.value for method, values in own.items() if method.control for v in values]
+    if max(chance, default=0.0) < _MUCH_AT_RANDOM:
+        return ""
+    return (
+        "Some have learned so little that random weights can go too, up to "
+        f"{max(chance):.0%}: what they spare is not waste. "
+    )
 
 
 def _controls(
