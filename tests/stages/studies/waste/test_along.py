@@ -219,7 +219,7 @@ def test_plots_and_tables_have_what_was_measured() -> None:
     given = rows(lambda decades, trained: 0.3)
     plots = plots_along(Config(), members(), given)
     assert len(plots) == len(METHODS_ALONG)
-    assert plots[1].title.endswith("removing random weights, the control")
+    assert plots[1].title.endswith("removable: removing random weights, the control")
     first = plots[0].series[0]
     assert first.points[-1] == (TOKENS / 1000, pytest.approx(0.3))
     checkpoints, pairs = tables_along(Config(), members(), given)

@@ -58,7 +58,7 @@ def _plot(config: Config, members: Sequence[Member], rows: Sequence[Row], method
         )
     control = ", the control" if method.control else ""
     return Plot(
-        f"Along the training: share removable by {method.words}{control}",
+        f"Along the training, share removable: {method.words}{control}",
         "training tokens per parameter",
         f"share removable at {config.study.budget_nats:g} nats",
         series,
