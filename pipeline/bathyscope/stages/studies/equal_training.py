@@ -19,8 +19,8 @@ FEWEST_SIZES = 3
 Curve = Callable[[Member], Sequence[tuple[int, float]]]
 """(tokens, value) along the training of a member, as far as it was measured."""
 DOUBT = (
-    "No learning rate has come to its end there, and each is at another part of its schedule. "
-    "Values lie on a straight line in ln tokens between checkpoints."
+    "None is at its last weights there, and learning rates are at different parts of their "
+    "schedules. Values lie on a straight line in ln tokens between checkpoints."
 )
 
 

@@ -26,13 +26,13 @@ from bathyscope.studies.fits import Fit as Fitted
 from bathyscope.studies.fits import fit_damage
 from bathyscope.studies.intervals import Intervals, bootstrap
 from bathyscope.studies.intervals import Rows as Places
+from bathyscope.studies.laws import DAMAGE
 
 MOST_NATS = 1.0
 """Rises above this near that of guessing, where no power law goes on."""
 RESAMPLES = 200
 _FEWEST_SIZES = 3
 _BEYOND = "gamma_N - gamma_D"
-_FORMULA = "δ(D, N, s) = C D^γ_D N^-γ_N exp(κ s + ε [last weights])"
 
 
 @dataclass(frozen=True)
@@ -178,16 +178,17 @@ def _number(law: Damage, key: str) -> str:
 
 def _told(title: str, law: Damage | str) -> Fit:
     """The fit as the page shows it."""
-    title = f"{title}, ΔCE against training tokens D, parameters N and the share s that is gone"
+    title = f"{title}, ΔCE against training tokens D, parameters N, the share s that is gone"
+    title += ", and e, 2 for last weights and 1 before"
     if isinstance(law, str):
-        return Fit(title, _FORMULA, {}, 0, 0, law)
+        return Fit(title, DAMAGE.formula, {}, 0, 0, law)
     fitted, ends = law.fitted, law.ends
     parameters = {n: (v, ends[n].low, ends[n].high) for n, v in fitted.parameters.items()}
     told = _residuals(law)
     if ends.note:
         told += f" {ends.note}."
     told += f" Fails for rises that noise hides, which are left out, and above {MOST_NATS:g} nats."
-    return Fit(title, _FORMULA, parameters, fitted.num_points, law.seeds, told)
+    return Fit(title, DAMAGE.formula, parameters, fitted.num_points, law.seeds, told)
 
 
 def _residuals(law: Damage) -> str:
