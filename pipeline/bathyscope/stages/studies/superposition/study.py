@@ -27,7 +27,7 @@ from bathyscope.stages.studies.superposition.quantities import Quantity, curves_
 from bathyscope.stages.studies.superposition.tables import tables
 from bathyscope.stages.studies.superposition.verdicts import trends
 from bathyscope.stages.studies.superposition.weights import PAIR_ROWS
-from bathyscope.stages.studies.verdicts import Row, member_rows
+from bathyscope.stages.studies.verdicts import Row, answer_of, member_rows
 from bathyscope.values import Json
 
 NAME = "superposition"
@@ -138,15 +138,9 @@ def _answer(*groups: Sequence[Verdict]) -> str:
         and "unembedding rows" in verdict.claim
         and "overlap" in verdict.claim
     ]
+    told = answer_of(claims)
     if not claims:
-        return "Nothing was measured that could carry a verdict: three sizes are the least."
-    words = {
-        "yes": "Shown",
-        "no": "The opposite is shown of",
-        "not shown": "Not shown",
-        "not measured": "Not measured",
-    }
-    told = " ".join(f"{words[v.answer]}: {v.claim}" for v in claims)
+        return told
     return (
         f"{told} A size comes with its own training here, and width bounds every overlap: read "
         "each claim with its controls and its doubt."
