@@ -95,33 +95,6 @@ def backward(shape: Shape, device: torch.device) -> Case:
     def ours(grad: Tensor, x: Tensor, values: Tensor, indices: Tensor) -> Any:
         return sparse_backward(grad, x, values, indices, W_dec.detach())
 
-    def through(x_hat: Tensor, grad: Tensor) -> Any:
-        return torch.autograd.grad(x_hat, leaves, grad)
-
-    def dense() -> Way:
-        require_memory(5 * 4 * shape.tokens * shape.latents, device)
-
-        def forward(grad: Tensor, x: Tensor, _: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-            # The selection is given, as it is to ours; its backward pass is the same scatter.
-            pre = torch.relu(torch.addmm(b_enc, x, W_enc.T))
-            places = indices.to(torch.int64)
-            acts = torch.zeros_like(pre).scatter(1, places, pre.gather(1, places))
-            return acts @ W_dec, grad
-
-        return Way(through, setup=forward)
-
-    def sparsify() -> Way:
-        require_memory(
-            4 * (2 * shape.tokens * shape.latents + 2 * shape.tokens * shape.k * shape.d), device
-        )
-        encode, impl = peers.sparsify_encoder(device), peers.sparsify_decoder(device)
-
-        def forward(grad: Tensor, x: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
-            found = encode(x, W_enc, b_enc, shape.k, "topk")
-            return impl(found.top_indices, found.top_acts, W_dec.mT), grad
-
-        return Way(through, setup=forward)
-
     def error() -> float:
         found = ours(*batches[0])
         worst = 0.0
@@ -132,10 +105,43 @@ def backward(shape: Shape, device: torch.device) -> Case:
                 worst = max(worst, exact.relative(got[place], wanted))
         return worst
 
-    ways = {OURS: lambda: Way(ours), "dense autograd": dense, "sparsify": sparsify}
+    ways = {
+        OURS: lambda: Way(ours),
+        "dense autograd": lambda: _dense_autograd(shape, leaves),
+        "sparsify": lambda: _sparsify_autograd(shape, leaves),
+    }
     touched = inputs.touched(batches[0][3])
     work = floors.backward(shape.tokens, shape.d, shape.k, touched, itemsize=4)
     return Case([work], batches, ways, torch.float32, error)
+
+
+def _dense_autograd(shape: Shape, leaves: tuple[Tensor, Tensor, Tensor]) -> Way:
+    """Autograd of a dense encoder and decoder; the selection is given, as it is to ours."""
+    W_enc, b_enc, W_dec = leaves
+    require_memory(5 * 4 * shape.tokens * shape.latents, W_enc.device)
+
+    def forward(grad: Tensor, x: Tensor, _: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        # The backward pass of the selection is the same scatter.
+        pre = torch.relu(torch.addmm(b_enc, x, W_enc.T))
+        places = indices.to(torch.int64)
+        acts = torch.zeros_like(pre).scatter(1, places, pre.gather(1, places))
+        return acts @ W_dec, grad
+
+    return Way(lambda x_hat, grad: torch.autograd.grad(x_hat, leaves, grad), setup=forward)
+
+
+def _sparsify_autograd(shape: Shape, leaves: tuple[Tensor, Tensor, Tensor]) -> Way:
+    """Autograd of sparsify's encoder and decoder."""
+    W_enc, b_enc, W_dec = leaves
+    dense = 2 * shape.tokens * shape.latents
+    require_memory(4 * (dense + 2 * shape.tokens * shape.k * shape.d), W_enc.device)
+    encode, impl = peers.sparsify_encoder(W_enc.device), peers.sparsify_decoder(W_enc.device)
+
+    def forward(grad: Tensor, x: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+        found = encode(x, W_enc, b_enc, shape.k, "topk")
+        return impl(found.top_indices, found.top_acts, W_dec.mT), grad
+
+    return Way(lambda x_hat, grad: torch.autograd.grad(x_hat, leaves, grad), setup=forward)
 
 
 def adam(shape: Shape, device: torch.device) -> Case:
